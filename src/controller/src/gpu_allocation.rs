@@ -10,7 +10,7 @@ use bursar_api::gpu_inventory::{self, DeviceModel, DevicePools};
 use bursar_api::quantities;
 use bursar_core::ledger::Uid;
 use bursar_core::model::Key;
-use bursar_core::pricing::PricingAttributes;
+use bursar_core::pricing::{PricingAttributes, is_gpu_driver};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -34,40 +34,53 @@ struct Gpus {
     kind: Option<DeviceModel>,
 }
 
+/// How many devices of each driver the open charges of pods have: none for one that has none.
+pub(crate) type ChargedDevices = BTreeMap<Uid, BTreeMap<String, u32>>;
+
+/// The devices among the units that an open charge has, by driver.
+pub(crate) fn charged_devices<'u>(
+    units: impl IntoIterator<Item = (&'u str, u32)>,
+) -> BTreeMap<String, u32> {
+    let mut devices = BTreeMap::new();
+    for (driver, count) in units.into_iter().filter(|(name, _)| is_gpu_driver(name)) {
+        *devices.entry(driver.to_owned()).or_default() += count;
+    }
+    devices
+}
+
 /// The GPUs and volumes that the pods of a namespace are charged for.
 #[derive(Debug, Default)]
 pub(crate) struct GpuAllocations {
     held: BTreeMap<Uid, (Vec<Gpus>, Volumes)>,
-    /// Pods without GPUs of their own whose devices are charged to another pod.
+    /// Pods of which some device is charged to another pod.
     sharing: BTreeSet<Uid>,
     /// Persistent volume claims that are charged to a pod.
     borne: BTreeSet<String>,
 }
 
 impl GpuAllocations {
-    /// The GPUs and volumes that these pods of one namespace are charged for. Of pods that share
-    /// devices, a pod in `open`, whose charge is open, takes precedence.
-    pub(crate) fn new(stores: &Stores, pods: &[Arc<Pod>], open: &BTreeSet<Uid>) -> Self {
+    /// The GPUs and volumes that these pods of one namespace are charged for. Devices that several of
+    /// them use stay with the pod whose charge in `open` has them.
+    pub(crate) fn new(stores: &Stores, pods: &[Arc<Pod>], open: &ChargedDevices) -> Self {
         let mut here: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
         let first = |pod: &Pod| (pod::bound_at(pod), pod::uid(pod).to_owned());
-        let opened = |pod: &Pod| open.contains(pod::uid(pod));
-        here.sort_by_cached_key(|pod| (pod::is_terminal(pod), !opened(pod), first(pod)));
+        here.sort_by_cached_key(|pod| (pod::is_terminal(pod), first(pod)));
         let mut claims = Self::default();
         let slices = slices(stores, &here);
         let devices = Devices {
             claims: &stores.device_claims,
             pools: DevicePools::from_slices(slices.iter().map(AsRef::as_ref)),
         };
-        let mut taken = BTreeSet::new();
+        let owners = devices.owners(&here, open);
         for pod in &here {
-            let by_claims = devices.held(pod, &mut taken);
-            let is_elsewhere = by_claims == Held::Elsewhere;
-            let gpus = all_gpus(pod, by_claims);
-            if gpus.is_empty() {
-                if is_elsewhere {
-                    claims.sharing.insert(pod::uid(pod).to_owned());
-                }
-            } else {
+            let is_owned =
+                |claim: &str| owners.get(claim).is_none_or(|owner| owner == pod::uid(pod));
+            let (kinds, is_elsewhere) = devices.held(pod, is_owned);
+            if is_elsewhere {
+                claims.sharing.insert(pod::uid(pod).to_owned());
+            }
+            let gpus = all_gpus(pod, kinds);
+            if !gpus.is_empty() {
                 let entry = (gpus, Volumes::new());
                 claims.held.insert(pod::uid(pod).to_owned(), entry);
             }
@@ -78,12 +91,7 @@ impl GpuAllocations {
             let Some((_, volumes)) = claims.held.get_mut(pod::uid(pod)) else {
                 continue;
             };
-            let name = pod.name_any();
-            let used = pod
-                .spec
-                .iter()
-                .flat_map(|spec| claims_of(spec, Some(&name)));
-            for name in used.filter_map(|(name, _)| name) {
+            for name in volume_claims_of(pod) {
                 if !claims.borne.insert(name.clone()) {
                     continue;
                 }
@@ -97,14 +105,56 @@ impl GpuAllocations {
         claims
     }
 
+    /// Of no pod, where these volume claims are charged to pods.
+    pub(crate) fn of_nobody(charged_volumes: impl Iterator<Item = String>) -> Self {
+        Self {
+            borne: charged_volumes.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Of one pod that is charged for these device claims, where these volume claims are charged to
+    /// pods. `slices` describe its devices.
+    pub(crate) fn of_pod(
+        stores: &Stores,
+        pod: &Pod,
+        owned: &BTreeSet<String>,
+        charged_volumes: impl Iterator<Item = String>,
+        slices: &[Arc<ResourceSlice>],
+    ) -> Self {
+        let devices = Devices {
+            claims: &stores.device_claims,
+            pools: DevicePools::from_slices(slices.iter().map(AsRef::as_ref)),
+        };
+        let (kinds, _) = devices.held(pod, |claim| owned.contains(claim));
+        let mut all = Self::of_nobody(charged_volumes);
+        let gpus = all_gpus(pod, kinds);
+        if !gpus.is_empty() {
+            let entry = (gpus, Volumes::new());
+            all.held.insert(pod::uid(pod).to_owned(), entry);
+        }
+        all
+    }
+
     /// Whether the pod holds GPUs that it is charged for itself.
     pub(crate) fn holds_gpus(&self, pod: &Pod) -> bool {
         self.held.contains_key(pod::uid(pod))
     }
 
-    /// Pods that use devices which are charged to other pods.
-    pub(crate) fn sharing(&self) -> &BTreeSet<Uid> {
-        &self.sharing
+    /// Whether the pod uses devices that are charged to another pod.
+    pub(crate) fn shares_devices(&self, pod: &Pod) -> bool {
+        self.sharing.contains(pod::uid(pod))
+    }
+
+    /// Whether any pod does.
+    pub(crate) fn has_shared_devices(&self) -> bool {
+        !self.sharing.is_empty()
+    }
+
+    /// The pods of which all devices are charged to other pods.
+    pub(crate) fn without_own(&self) -> impl Iterator<Item = &Uid> {
+        let sharing = self.sharing.iter();
+        sharing.filter(|uid| !self.held.contains_key(*uid))
     }
 
     /// The attributes that price the pod, on its node if that is known. `None` without GPUs.
@@ -189,6 +239,44 @@ fn claims_of<'a>(
     spec.volumes.iter().flatten().filter_map(claim)
 }
 
+/// The names of the ResourceClaims that a pod uses, those included that were made for it.
+pub(crate) fn device_claims_of(pod: &Pod) -> BTreeSet<String> {
+    let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
+    let wanted = spec
+        .iter()
+        .flat_map(|spec| spec.resource_claims.iter().flatten());
+    let made = status.and_then(|status| status.resource_claim_statuses.as_ref());
+    let made: BTreeMap<&str, Option<&String>> = made
+        .into_iter()
+        .flatten()
+        .map(|made| (made.name.as_str(), made.resource_claim_name.as_ref()))
+        .collect();
+    let name_of = |claim: &k8s_openapi::api::core::v1::PodResourceClaim| {
+        let made = || made.get(claim.name.as_str()).copied().flatten();
+        claim.resource_claim_name.as_ref().or_else(made).cloned()
+    };
+    let of_extended = status.and_then(|status| status.extended_resource_claim_status.as_ref());
+    let of_extended = of_extended.map(|made| made.resource_claim_name.clone());
+    // two entries may name the same claim
+    wanted.filter_map(name_of).chain(of_extended).collect()
+}
+
+/// The names of the volume claims that a pod uses.
+pub(crate) fn volume_claims_of(pod: &Pod) -> Vec<String> {
+    let spec = pod.spec.iter();
+    let name = pod.name_any();
+    spec.flat_map(|spec| volume_claims(spec, Some(&name)))
+        .collect()
+}
+
+/// The names of the volume claims of a spec, with those that are made for the pod of this name.
+pub(crate) fn volume_claims<'a>(
+    spec: &'a PodSpec,
+    pod: Option<&'a str>,
+) -> impl Iterator<Item = String> + 'a {
+    claims_of(spec, pod).filter_map(|(name, _)| name)
+}
+
 /// A claim's storage class, and its gibibytes rounded up. A claim that is not provisioned yet has
 /// those that it requests, if `planned`.
 fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
@@ -213,17 +301,6 @@ fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
     Some((class, gib))
 }
 
-/// Devices that a pod holds by claims.
-#[derive(Debug, PartialEq, Eq)]
-enum Held {
-    /// None of them are GPUs.
-    Nothing,
-    /// All of them are charged to other pods.
-    Elsewhere,
-    /// So many of this kind.
-    Here(BTreeMap<DeviceModel, u32>),
-}
-
 impl Gpus {
     /// What prices them, on the node if that is known.
     fn attributes(&self, node: Option<&Node>) -> PricingAttributes {
@@ -244,7 +321,7 @@ impl Gpus {
 }
 
 /// The GPUs that the pod holds, of each kind, the highest count first.
-fn all_gpus(pod: &Pod, by_claims: Held) -> Vec<Gpus> {
+fn all_gpus(pod: &Pod, by_claims: BTreeMap<DeviceModel, u32>) -> Vec<Gpus> {
     let extended = pod::gpus(pod).into_iter();
     let extended = extended.filter(|(resource, _)| !is_by_claim(pod, resource));
     let extended = extended.map(|(resource, count)| Gpus {
@@ -252,11 +329,7 @@ fn all_gpus(pod: &Pod, by_claims: Held) -> Vec<Gpus> {
         count,
         kind: None,
     });
-    let kinds = match by_claims {
-        Held::Here(kinds) => kinds,
-        Held::Nothing | Held::Elsewhere => BTreeMap::new(),
-    };
-    let devices = kinds.into_iter().map(|(kind, count)| Gpus {
+    let devices = by_claims.into_iter().map(|(kind, count)| Gpus {
         resource: kind.driver.clone(),
         count,
         kind: Some(kind),
@@ -291,60 +364,89 @@ fn is_by_claim(pod: &Pod, resource: &str) -> bool {
 }
 
 impl Devices<'_> {
-    /// The pod's claims that are allocated.
-    fn claims_of(&self, pod: &Pod) -> Vec<Arc<ResourceClaim>> {
-        let spec = pod.spec.as_ref();
-        let wanted = spec
-            .iter()
-            .flat_map(|spec| spec.resource_claims.iter().flatten());
-        let made = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.resource_claim_statuses.as_ref());
-        let name_of = |claim: &k8s_openapi::api::core::v1::PodResourceClaim| {
-            let made = made
-                .into_iter()
-                .flatten()
-                .find(|made| made.name == claim.name);
-            claim
-                .resource_claim_name
-                .clone()
-                .or_else(|| made?.resource_claim_name.clone())
-        };
-        let status = pod.status.as_ref();
-        let of_extended = status.and_then(|status| status.extended_resource_claim_status.as_ref());
-        let of_extended = of_extended.map(|made| made.resource_claim_name.clone());
-        let names = wanted.filter_map(name_of);
-        names
-            .chain(of_extended)
-            .filter_map(|name| find(self.claims, pod, &name))
+    /// The pod's claims that hold GPUs; none before the pod has a node.
+    fn gpu_claims_of(&self, pod: &Pod) -> Vec<Arc<ResourceClaim>> {
+        if pod::node_name(pod).is_none() {
+            return Vec::new();
+        }
+        let names = device_claims_of(pod);
+        let claims = names.iter().filter_map(|name| find(self.claims, pod, name));
+        claims
+            .filter(|claim| resource_claim::holds_gpus(claim))
             .collect()
     }
 
-    /// The devices of the pod that are not `taken` yet; they are taken then.
-    fn held(&self, pod: &Pod, taken: &mut BTreeSet<String>) -> Held {
+    /// The pod that each claim is charged to. Pods that have not ended precede those that have. Of
+    /// each, what an open charge has stays with it; the rest is charged to the pod that was bound
+    /// first. `pods` are in that order.
+    fn owners(&self, pods: &[&Pod], open: &ChargedDevices) -> BTreeMap<String, Uid> {
+        let with_claims: Vec<(&Pod, Vec<Arc<ResourceClaim>>)> = pods
+            .iter()
+            .map(|pod| (*pod, self.gpu_claims_of(pod)))
+            .filter(|(_, claims)| !claims.is_empty())
+            .collect();
+        let mut owners: BTreeMap<String, Uid> = BTreeMap::new();
+        for has_ended in [false, true] {
+            let stage = || {
+                let pods = with_claims.iter();
+                pods.filter(move |(pod, _)| pod::is_terminal(pod) == has_ended)
+            };
+            for (pod, claims) in stage() {
+                let mut charged = open.get(pod::uid(pod)).cloned().unwrap_or_default();
+                for claim in claims {
+                    let name = claim.name_any();
+                    if !owners.contains_key(&name) && take_devices(&mut charged, claim) {
+                        owners.insert(name, pod::uid(pod).to_owned());
+                    }
+                }
+            }
+            for (pod, claims) in stage() {
+                for claim in claims {
+                    let owner = owners.entry(claim.name_any());
+                    owner.or_insert_with(|| pod::uid(pod).to_owned());
+                }
+            }
+        }
+        owners
+    }
+
+    /// The devices of those of the pod's claims that are charged to it, and whether some are charged to
+    /// another pod.
+    fn held(
+        &self,
+        pod: &Pod,
+        is_owned: impl Fn(&str) -> bool,
+    ) -> (BTreeMap<DeviceModel, u32>, bool) {
         let mut kinds = BTreeMap::new();
         let mut elsewhere = false;
-        let bound = pod::node_name(pod).is_some();
-        for claim in self.claims_of(pod).iter().filter(|_| bound) {
-            let mut gpus = resource_claim::allocated_gpus(claim).peekable();
-            if gpus.peek().is_none() {
-                continue;
-            }
-            if !taken.insert(claim.name_any()) {
+        for claim in self.gpu_claims_of(pod) {
+            if !is_owned(&claim.name_any()) {
                 elsewhere = true;
                 continue;
             }
-            for (driver, pool, device) in gpus {
+            for (driver, pool, device) in resource_claim::allocated_gpus(&claim) {
                 *kinds
                     .entry(self.pools.model_of(driver, pool, device))
                     .or_default() += 1;
             }
         }
-        match (kinds.is_empty(), elsewhere) {
-            (false, _) => Held::Here(kinds),
-            (true, true) => Held::Elsewhere,
-            (true, false) => Held::Nothing,
+        (kinds, elsewhere)
+    }
+}
+
+/// Takes the devices of a claim out of those that a charge has. False, and nothing is taken, if it
+/// has not all of them.
+fn take_devices(charged: &mut BTreeMap<String, u32>, claim: &ResourceClaim) -> bool {
+    let drivers = resource_claim::allocated_gpus(claim).map(|(driver, _, _)| (driver.as_str(), 1));
+    let needed = charged_devices(drivers);
+    let has = |(driver, count): (&String, &u32)| charged.get(driver) >= Some(count);
+    if !needed.iter().all(has) {
+        return false;
+    }
+    for (driver, count) in needed {
+        if let Some(left) = charged.get_mut(&driver) {
+            *left -= count;
         }
     }
+    true
 }

@@ -48,6 +48,10 @@ pub struct OpenCharge {
     /// Watts that the pod's GPUs were measured to draw, all together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watts: Option<i64>,
+    /// True if devices of the pod are charged to another pod that uses the same ResourceClaim, or
+    /// were: those that come to this pod count from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_devices: bool,
     /// The index in `status.terms` of what prices the pod, where many pods of the record have that
     /// in common. Otherwise it is said here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,6 +141,9 @@ pub struct OpenOtherGpus {
     /// Gibibytes of memory of the physical GPU, where a label of the node says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_memory_gib: Option<i32>,
+    /// Since when the pod is charged for them; from its start, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
 }
 
 /// Amounts of a pod that may change while it runs.
@@ -361,6 +368,7 @@ impl From<&Charge> for OpenCharge {
             lost: charge.node_lost_since().map(Time),
             node: facts.node.clone(),
             watts: facts.amounts.watts.map(Into::into),
+            shares_devices: charge.shares_devices(),
             terms: None,
             own_terms: Some(ChargeTerms::from(charge)),
             earlier: charge
@@ -399,6 +407,7 @@ impl From<&pricing::OtherGpus> for OpenOtherGpus {
             share: write_share(other.share),
             model: other.model.clone(),
             gpu_memory_gib: other.gpu_memory_gib.map(count),
+            since: other.since.map(Time),
         }
     }
 }
@@ -414,6 +423,7 @@ impl OpenOtherGpus {
             share,
             model: self.model.clone(),
             gpu_memory_gib: self.gpu_memory_gib.map(|gib| amount(gib.into())),
+            since: self.since.as_ref().map(|since| since.0),
         })
     }
 }
@@ -550,6 +560,7 @@ impl OpenCharge {
                     amounts: earlier.amounts.to_core(),
                 })
                 .collect(),
+            shares_devices: self.shares_devices,
             start: self.start.0,
             posted_until: instant(&self.booked),
             rates: rates.collect::<Result<_, FieldError>>()?,
@@ -560,6 +571,17 @@ impl OpenCharge {
             counters: self.counters.map(Into::into).unwrap_or_default(),
         };
         Charge::restore(stored).map_err(super::invalid::invalid)
+    }
+
+    /// The units that the pod is charged for, by resource or driver; `shared` are the record's terms.
+    pub fn units<'t>(&'t self, shared: &'t [ChargeTerms]) -> impl Iterator<Item = (&'t str, u32)> {
+        self.terms(shared).into_iter().flat_map(|terms| {
+            let others = terms.other_gpus.iter();
+            let others = others.map(|other| (other.resource.as_str(), amount(other.gpus.into())));
+            [(terms.resource.as_str(), amount(terms.gpus.into()))]
+                .into_iter()
+                .chain(others)
+        })
     }
 
     fn terms<'t>(&'t self, shared: &'t [ChargeTerms]) -> Result<&'t ChargeTerms, FieldError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bursar_api::spend::WorkloadRef;
 use bursar_core::calendar::{Month, Period};
-use bursar_core::ledger::{SpendFunction, Uid};
+use bursar_core::ledger::SpendFunction;
 use bursar_core::model::event::{Event, Name};
 use bursar_core::model::{AccountSpend, Key};
 use bursar_core::money::Money;
@@ -20,8 +20,8 @@ const SLICE: usize = 250;
 #[derive(Default)]
 pub(super) struct AccountEdge {
     at: HashMap<WorkloadRef, Timestamp>,
-    /// The pods whose charges are open, of the accounts that have some.
-    open: HashMap<WorkloadRef, BTreeSet<Uid>>,
+    /// The pods whose open charges have devices, of the accounts that have some.
+    with_devices: HashMap<WorkloadRef, BTreeSet<Key>>,
     again: BTreeSet<(Timestamp, WorkloadRef)>,
 }
 
@@ -39,17 +39,24 @@ impl AccountEdge {
         self.again.first().map(|(at, _)| *at)
     }
 
-    /// Takes the pods whose charges in an account are open. Returns whether they are others than
-    /// before.
-    pub(super) fn note_open(&mut self, account: &WorkloadRef, view: Option<&AccountView>) -> bool {
-        let accounts = view.into_iter().flat_map(|view| view.accounts.values());
-        let open = accounts.flat_map(|account| account.open_charges().keys().cloned());
-        let open: BTreeSet<Uid> = open.collect();
+    /// Takes the pods of an account whose open charges have devices. Returns those that have some now
+    /// and had none before, or the other way round, with whether they have some.
+    pub(super) fn note_open(
+        &mut self,
+        account: &WorkloadRef,
+        view: Option<&AccountView>,
+    ) -> Vec<(Key, bool)> {
+        let open = view.into_iter().flat_map(AccountView::pods_with_devices);
+        let open: BTreeSet<Key> = open.map(|pod| Key::new(&account.namespace, pod)).collect();
         let known = match open.is_empty() {
-            true => self.open.remove(account),
-            false => self.open.insert(account.clone(), open.clone()),
+            true => self.with_devices.remove(account),
+            false => self.with_devices.insert(account.clone(), open.clone()),
         };
-        known.unwrap_or_default() != open
+        let known = known.unwrap_or_default();
+        let changed = known.symmetric_difference(&open);
+        changed
+            .map(|pod| (pod.clone(), open.contains(pod)))
+            .collect()
     }
 
     /// What the model is told of an account.

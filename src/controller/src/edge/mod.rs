@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `objects` | one object as a value |
 //! | `placement` | where pods may be placed |
+//! | `claims` | who uses which claims |
 //! | `pods` | pods, and what they ask for by claims |
 //! | `slices` | which slices of endpoints are whose |
 //! | `workloads` | workloads, budgets, endpoints |
@@ -17,6 +18,7 @@
 //! has changed.
 
 mod accounts;
+mod claims;
 mod marks;
 mod money;
 mod objects;
@@ -43,12 +45,14 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
 use self::accounts::{AccountEdge, AccountLoader};
+use self::claims::{Changes, ClaimIndex};
 use self::marks::Marks;
-use self::pods::{Allocations, PodEdge, depends_on_claims};
+use self::pods::PodEdge;
 use self::slices::SliceIndex;
 use self::workloads::WorkloadReader;
 use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
+use crate::gpu_allocation::volume_claims;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::training::job;
@@ -84,8 +88,10 @@ pub(crate) struct Edge {
     role_jobs: HashMap<Key, (Key, Name)>,
     generations: HashMap<ObjectKey, i64>,
     marks: Marks,
-    /// Workloads whose price depends on claims, by namespace.
-    with_volumes: HashMap<Name, BTreeSet<ObjectKey>>,
+    claims: ClaimIndex,
+    /// Workloads whose templates name a volume claim, by claim, and the claims that each names.
+    with_volume: HashMap<Key, BTreeSet<ObjectKey>>,
+    volumes: HashMap<ObjectKey, BTreeSet<Key>>,
     /// The namespaces of corrections.
     corrections: HashMap<Key, String>,
     accounts: AccountEdge,
@@ -109,7 +115,9 @@ impl Edge {
             role_jobs: HashMap::new(),
             generations: HashMap::new(),
             marks: Marks::default(),
-            with_volumes: HashMap::new(),
+            claims: ClaimIndex::default(),
+            with_volume: HashMap::new(),
+            volumes: HashMap::new(),
             corrections: HashMap::new(),
             accounts: AccountEdge::default(),
             changed_accounts: BTreeSet::new(),
@@ -163,9 +171,8 @@ impl Edge {
         self.changed.extend(due.map(|key| (CachedKind::Pod, key)));
         let mut batch = Batch {
             context: &context,
-            allocations: Allocations::default(),
+            claims: std::mem::take(&mut self.claims),
             loader: AccountLoader::default(),
-            claims: BTreeSet::new(),
             reads_priorities: false,
             gateways_changed: false,
             now,
@@ -201,6 +208,7 @@ impl Edge {
         self.observe_prices(&mut batch);
         self.observe_accounts(&mut batch);
         self.observe_claims(&mut batch);
+        self.claims = batch.claims;
         batch.observed
     }
 
@@ -290,16 +298,17 @@ impl Edge {
                 object.is_some() || why.is_some()
             }
             CachedKind::PersistentVolumeClaim => {
-                batch.claims.insert(key.namespace.clone());
+                batch.claims.note_volume(key);
                 cached(&stores.volume_claims, key).is_some()
             }
             CachedKind::ResourceClaim => {
-                batch.claims.insert(key.namespace.clone());
+                batch.claims.note_devices(stores, key);
                 cached(&stores.device_claims, key).is_some()
             }
             CachedKind::ResourceSlice => {
-                batch.claims.extend(self.pods.namespaces_with_claims());
-                cached(&stores.device_slices, key).is_some()
+                let slice = cached(&stores.device_slices, key);
+                batch.claims.set_slice(key, slice.as_deref());
+                slice.is_some()
             }
             CachedKind::Pod => {
                 batch.gateways_changed |= self.pods.observe(batch, key);
@@ -448,31 +457,26 @@ impl Edge {
         }
     }
 
-    /// Observes pods and workloads whose price depends on the claims of their namespace, once all
-    /// pods of it are known: who bears a volume or device depends on all that use it.
+    /// Observes the pods and workloads whose price depends on claims that changed, or on who uses them,
+    /// once all pods are known.
     fn observe_claims(&mut self, batch: &mut Batch<'_>) {
-        let namespaces = std::mem::take(&mut batch.claims);
-        if namespaces.is_empty() {
-            return;
-        }
-        batch.allocations = Allocations::default();
-        for namespace in namespaces {
-            for pod in self.pods.with_claims(&namespace) {
+        let Changes { pods, volumes } = batch.claims.take_changes();
+        for pod in pods {
+            if batch.claims.contains(&pod) {
                 self.pods.observe_claiming(batch, &pod);
             }
-            for workload in self
-                .with_volumes
-                .get(&namespace)
-                .cloned()
-                .unwrap_or_default()
-            {
-                let event = match &workload {
-                    ObjectKey::Service(key) => batch.workloads().service(key),
-                    ObjectKey::Job(key) => batch.workloads().job(key),
-                    ObjectKey::Budget(_) | ObjectKey::Pod(_) => continue,
-                };
-                batch.push(event);
-            }
+        }
+        let named = volumes
+            .iter()
+            .filter_map(|claim| self.with_volume.get(claim));
+        let workloads: BTreeSet<&ObjectKey> = named.flatten().collect();
+        for workload in workloads {
+            let event = match workload {
+                ObjectKey::Service(key) => batch.workloads().service(key),
+                ObjectKey::Job(key) => batch.workloads().job(key),
+                ObjectKey::Budget(_) | ObjectKey::Pod(_) => continue,
+            };
+            batch.push(event);
         }
     }
 
@@ -495,20 +499,30 @@ impl Edge {
         }
     }
 
-    /// Notes whether what a workload's templates are charged for depends on claims.
+    /// Notes the volume claims that a workload's templates name: what they are charged for depends on
+    /// them, and on who else uses them.
     fn note_volumes<'p>(
         &mut self,
         subject: ObjectKey,
         specs: impl IntoIterator<Item = &'p PodSpec>,
     ) {
         let namespace = subject.key().namespace.clone();
-        let workloads = self.with_volumes.entry(namespace.clone()).or_default();
-        match specs.into_iter().any(depends_on_claims) {
-            true => drop(workloads.insert(subject)),
-            false => drop(workloads.remove(&subject)),
+        let names = specs.into_iter().flat_map(|spec| volume_claims(spec, None));
+        let claims: BTreeSet<Key> = names.map(|name| Key::new(&namespace, &name)).collect();
+        for claim in self.volumes.remove(&subject).into_iter().flatten() {
+            if let Some(workloads) = self.with_volume.get_mut(&claim) {
+                workloads.remove(&subject);
+                if workloads.is_empty() {
+                    self.with_volume.remove(&claim);
+                }
+            }
         }
-        if workloads.is_empty() {
-            self.with_volumes.remove(&namespace);
+        for claim in &claims {
+            let workloads = self.with_volume.entry(claim.clone()).or_default();
+            workloads.insert(subject.clone());
+        }
+        if !claims.is_empty() {
+            self.volumes.insert(subject, claims);
         }
     }
 }
@@ -524,10 +538,8 @@ fn role_of(key: &Key, found: &Job) -> Option<(Key, Name)> {
 /// What is observed together.
 struct Batch<'a> {
     context: &'a Context,
-    allocations: Allocations,
+    claims: ClaimIndex,
     loader: AccountLoader,
-    /// Namespaces in which who bears a volume or device may have changed.
-    claims: BTreeSet<Name>,
     /// The priority of any workload may have changed.
     reads_priorities: bool,
     /// The gateways that take requests have changed.
@@ -555,7 +567,7 @@ impl Batch<'_> {
     fn workloads(&mut self) -> WorkloadReader<'_> {
         WorkloadReader {
             context: self.context,
-            allocations: &mut self.allocations,
+            claims: &self.claims,
             now: self.now,
         }
     }

@@ -114,10 +114,10 @@ impl Edge {
             let event = self.accounts.observe(context, currency, &account, now);
             batch.push(event);
             batch.observed.statuses.extend(ObjectKey::of(&account));
-            // whose charge is open bears what several use
+            // whose charge has devices that several use goes on with them
             let view = context.ledger.last(&account);
-            if self.accounts.note_open(&account, view.as_deref()) {
-                batch.claims.insert(account.namespace.as_str().into());
+            for (pod, is_charged) in self.accounts.note_open(&account, view.as_deref()) {
+                batch.claims.set_charged(&context.stores, &pod, is_charged);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Pods as the model's values: what they ask for depends on the claims of their namespace.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bursar_core::model::Key;
@@ -9,6 +9,7 @@ use bursar_core::placement::Placement;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
+use super::claims::ClaimIndex;
 use super::placement::{node_selector, placement};
 use super::{Batch, objects};
 use crate::cache::cached;
@@ -25,38 +26,19 @@ use crate::pod_resources::{occupied, requests};
 pub(super) struct PodEdge {
     /// The UID of each pod that the model knows.
     uids: HashMap<Key, Name>,
-    /// Pods whose price depends on claims, by namespace.
-    with_claims: BTreeMap<Name, BTreeSet<Key>>,
     /// Pods to be looked at again though nothing happens to them.
     again: BTreeSet<(Timestamp, Key)>,
 }
 
-/// What the pods of namespaces hold by claims, computed once for all pods that change together.
-#[derive(Default)]
-pub(super) struct Allocations(HashMap<Name, Arc<GpuAllocations>>);
-
-impl Allocations {
-    fn of(&mut self, context: &Context, namespace: &Name) -> Arc<GpuAllocations> {
-        let known = self.0.entry(namespace.clone());
-        let compute = || {
-            let pods = context.pods_in(namespace);
-            let open = context.ledger.open_charges(namespace);
-            Arc::new(GpuAllocations::new(&context.stores, &pods, &open))
-        };
-        Arc::clone(known.or_insert_with(compute))
-    }
-
+impl ClaimIndex {
     /// What a pod of this spec asks for, before there is one.
     pub(super) fn shape(
-        &mut self,
+        &self,
         context: &Context,
         namespace: &Name,
         spec: &PodSpec,
     ) -> Arc<PodShape> {
-        let claims = match depends_on_claims(spec) {
-            true => self.of(context, namespace),
-            false => Arc::default(),
-        };
+        let claims = self.planned(namespace, spec);
         let placement = placement(spec);
         Arc::new(PodShape {
             requests: requests(spec),
@@ -72,7 +54,7 @@ impl Allocations {
     }
 
     /// What a pod asks for.
-    fn shape_of(&mut self, context: &Context, namespace: &Name, pod: &Pod) -> Arc<PodShape> {
+    fn shape_of(&self, context: &Context, key: &Key, pod: &Pod) -> Arc<PodShape> {
         let Some(spec) = &pod.spec else {
             return Arc::default();
         };
@@ -83,22 +65,23 @@ impl Allocations {
             attributes: None,
             priority: spec.priority.unwrap_or(0),
         };
+        let (stores, namespace) = (&context.stores, &key.namespace);
         shape.attributes = if has_claims(pod) {
-            let claims = self.of(context, namespace);
-            let planned = || claims.planned(&context.stores, namespace, spec, Some(pod));
+            let claims = self.of_pod(stores, key, pod);
+            let planned = || claims.planned(stores, namespace, spec, Some(pod));
             // devices have a price once their charge is open
             claims
                 .attributes(pod, None)
                 .and_then(|devices| planned().or(Some(devices)))
         } else {
-            GpuAllocations::default().planned(&context.stores, namespace, spec, Some(pod))
+            GpuAllocations::default().planned(stores, namespace, spec, Some(pod))
         };
         Arc::new(shape)
     }
 }
 
 /// Whether what a pod of this spec is charged for depends on the volumes that others use.
-pub(super) fn depends_on_claims(spec: &PodSpec) -> bool {
+fn depends_on_claims(spec: &PodSpec) -> bool {
     let mut volumes = spec.volumes.iter().flatten();
     volumes.any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some())
 }
@@ -128,17 +111,6 @@ impl PodEdge {
         self.uids.keys()
     }
 
-    /// The pods of a namespace whose price depends on claims.
-    pub(super) fn with_claims(&self, namespace: &Name) -> Vec<Key> {
-        let pods = self.with_claims.get(namespace).into_iter().flatten();
-        pods.cloned().collect()
-    }
-
-    /// The namespaces that have such pods.
-    pub(super) fn namespaces_with_claims(&self) -> impl Iterator<Item = Name> {
-        self.with_claims.keys().cloned()
-    }
-
     /// What the model is told of a pod. Returns whether the gateways that take requests have
     /// changed.
     pub(super) fn observe(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
@@ -150,11 +122,9 @@ impl PodEdge {
         for workload in &change.workloads {
             batch.observed.statuses.extend(ObjectKey::of(workload));
         }
-        let had_claims = self.note_claims(key, pod.as_deref().is_some_and(has_claims));
-        let has_claims = pod.as_deref().is_some_and(has_claims);
-        if had_claims || has_claims {
-            batch.claims.insert(key.namespace.clone());
-        }
+        let with_claims = pod.as_deref().filter(|pod| has_claims(pod));
+        let has_claims = with_claims.is_some();
+        batch.claims.set(&context.stores, key, with_claims);
         let uid: Option<Name> = pod.as_deref().map(|pod| pod::uid(pod).into());
         let known = match &uid {
             Some(uid) => self.uids.insert(key.clone(), uid.clone()),
@@ -188,7 +158,7 @@ impl PodEdge {
     fn push_pod(&self, batch: &mut Batch<'_>, key: &Key, pod: &Pod, uid: Name) {
         let (context, now) = (batch.context, batch.now);
         let workload = pod::workload_of(pod);
-        let shape = batch.allocations.shape_of(context, &key.namespace, pod);
+        let shape = batch.claims.shape_of(context, key, pod);
         let value = objects::pod(pod, workload.as_ref(), shape, now);
         if pod::is_gateway(pod) && *key.namespace == *context.namespace {
             let gateway = GatewayPod {
@@ -200,21 +170,5 @@ impl PodEdge {
             batch.push(Event::Gateway(uid.clone(), gateway));
         }
         batch.push(Event::Pod(uid, Some(Box::new(value))));
-    }
-
-    /// Notes whether the price of a pod depends on claims. Returns whether it did before.
-    fn note_claims(&mut self, key: &Key, has_claims: bool) -> bool {
-        if has_claims {
-            let pods = self.with_claims.entry(key.namespace.clone()).or_default();
-            return !pods.insert(key.clone());
-        }
-        let Some(pods) = self.with_claims.get_mut(&key.namespace) else {
-            return false;
-        };
-        let had = pods.remove(key);
-        if pods.is_empty() {
-            self.with_claims.remove(&key.namespace);
-        }
-        had
     }
 }

@@ -13,8 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt;
 
+use super::claims::ClaimIndex;
 use super::objects;
-use super::pods::Allocations;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
@@ -25,7 +25,7 @@ use crate::training::job::{is_running, role_jobs, to_core};
 /// Reads workloads and budgets for one batch of events.
 pub(super) struct WorkloadReader<'a> {
     pub(super) context: &'a Context,
-    pub(super) allocations: &'a mut Allocations,
+    pub(super) claims: &'a ClaimIndex,
     pub(super) now: Timestamp,
 }
 
@@ -68,7 +68,7 @@ impl WorkloadReader<'_> {
                 ActivationMode::OnDemand => Activation::OnDemand,
                 ActivationMode::Never => Activation::Never,
             },
-            replica: self.allocations.shape(self.context, &key.namespace, &spec),
+            replica: self.claims.shape(self.context, &key.namespace, &spec),
             grace_seconds: grace_seconds(template),
         })
     }
@@ -139,7 +139,7 @@ impl WorkloadReader<'_> {
             let seed = fnv(object.uid().unwrap_or_default().as_bytes());
             let shape = |template: &PodTemplateSpec| {
                 let spec = template.spec.clone().unwrap_or_default();
-                self.allocations.shape(self.context, &key.namespace, &spec)
+                self.claims.shape(self.context, &key.namespace, &spec)
             };
             let priority = (priority.value, priority.in_cluster);
             object.to_core(priority, seed, shape).ok()

@@ -34,21 +34,27 @@ impl NamespaceInputs {
         let mut records = StoredAccounts::load(context.records_in(namespace), &context.folded);
         records.note_unreadable(&context.unreadable, namespace);
         let mut open = context.ledger.open_charges(namespace);
-        open.extend(records.open().map(str::to_owned));
+        for (uid, devices) in records.open() {
+            let known = open.entry(uid).or_default();
+            for (driver, count) in devices {
+                let known = known.entry(driver).or_default();
+                *known = count.max(*known);
+            }
+        }
         let claims = GpuAllocations::new(stores, &pods, &open);
         let sharing = {
             let mut all = lock(&context.sharing);
             let sharing = all.entry(namespace.to_owned()).or_default();
-            sharing.extend(claims.sharing().iter().cloned());
-            sharing
-                .retain(|uid| !open.contains(uid) && pods.iter().any(|pod| pod::uid(pod) == uid));
+            sharing.extend(claims.without_own().cloned());
+            let here: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
+            sharing.retain(|uid| !open.contains_key(uid) && here.contains(uid.as_str()));
             sharing.clone()
         };
         // claims for other devices than GPUs concern nobody
         let is_charged = |pod: &Pod| {
             pod::has_finalizer(pod, SPEND_FINALIZER)
                 || claims.holds_gpus(pod)
-                || open.contains(pod::uid(pod))
+                || open.contains_key(pod::uid(pod))
         };
         pods.retain(|pod| is_charged(pod));
         // users can change labels of a pod that runs: it stays in the account that has it
@@ -68,6 +74,11 @@ impl NamespaceInputs {
             records,
             by_workload,
         }
+    }
+
+    /// Whether pods share devices: whose charge is open decides which of them is charged.
+    pub(super) fn share_devices(&self) -> bool {
+        self.claims.has_shared_devices() || !self.sharing.is_empty()
     }
 
     /// The workloads that have pods or records.

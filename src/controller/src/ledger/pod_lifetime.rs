@@ -121,6 +121,9 @@ impl PodLifetimes<'_> {
             charge.note_ready(whole_second(ready));
         }
         charge.note_draining(pod::draining_since(pod).map(whole_second));
+        if self.allocations.shares_devices(pod) {
+            charge.note_shared_devices();
+        }
         match self.node_unreachable_since(pod) {
             Some(since) => charge.note_node_lost(whole_second(since)),
             None if self.node(pod).is_none() => charge.note_node_gone(whole_second(now)),
@@ -135,7 +138,7 @@ impl PodLifetimes<'_> {
         }
     }
 
-    /// Takes labels that came late, and amounts that changed, if it `may_resize`. True if it took such
+    /// Takes labels and devices that came late, and amounts that changed, if it `may_resize`. True if it took such
     /// amounts.
     fn update_price(&self, charge: &mut Charge, pod: &Pod, may_resize: bool) -> bool {
         let Some(mut attributes) = self.attributes(pod) else {
@@ -144,6 +147,10 @@ impl PodLifetimes<'_> {
         attributes.amounts.watts = self.watts(charge, pod);
         let (lists, now) = (&self.store.prices.lists, whole_second(self.store.now));
         charge.update_attributes(&attributes, lists, now);
+        // of a pod that has ended, what it shared goes to others
+        if !charge.shares_devices() || self.end(pod).is_none() {
+            charge.take_gpus(&attributes, lists, now);
+        }
         may_resize && self.end(pod).is_none() && charge.resize(&attributes.amounts, lists, now)
     }
 

@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex};
 use bursar_api::spend::WorkloadRef;
 use bursar_core::calendar::Month;
 use bursar_core::ledger::{Charge, Uid};
+use bursar_core::pricing::is_gpu_driver;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
 use super::accounts::{self, Accounts};
+use crate::gpu_allocation::{ChargedDevices, charged_devices};
 use crate::lock::lock;
 
 /// How long the first pod of a workload waits for the workload's record.
@@ -78,6 +80,24 @@ impl AccountView {
     /// Whether all records can be read.
     pub(crate) fn is_readable(&self) -> bool {
         !matches!(self.doubt, Some(Doubt::Unreadable(_)))
+    }
+
+    /// The pods whose charges are open, and the devices that these have, by the latest month.
+    pub(crate) fn charged_devices(&self) -> impl Iterator<Item = (Uid, BTreeMap<String, u32>)> {
+        let accounts = self.accounts.values();
+        let open = accounts.flat_map(|account| account.open_charges());
+        open.map(|(uid, charge)| (uid.clone(), charged_devices(charge.attributes().units())))
+    }
+
+    /// The pods whose open charges have devices.
+    pub(crate) fn pods_with_devices(&self) -> impl Iterator<Item = &str> {
+        let accounts = self.accounts.values();
+        let open = accounts.flat_map(|account| account.open_charges().values());
+        let with_devices = open.filter(|charge| {
+            let mut units = charge.attributes().units();
+            units.any(|(name, _)| is_gpu_driver(name))
+        });
+        with_devices.map(|charge| charge.pod())
     }
 
     /// Why the account is not on record, if it can be read.
@@ -265,15 +285,12 @@ impl PublishedAccounts {
             .collect()
     }
 
-    /// The pods of a namespace whose charges are open.
-    pub(crate) fn open_charges(&self, namespace: &str) -> BTreeSet<Uid> {
+    /// The pods of a namespace whose charges are open, and the devices that these have.
+    pub(crate) fn open_charges(&self, namespace: &str) -> ChargedDevices {
         let state = lock(&self.state);
         let views = state.namespaces.get(namespace).into_iter();
         let views = views.flat_map(|namespace| namespace.views.values());
-        let accounts = views.flat_map(|view| view.accounts.values());
-        accounts
-            .flat_map(|account| account.open_charges().keys().cloned())
-            .collect()
+        views.flat_map(|view| view.charged_devices()).collect()
     }
 
     /// The account of each pod of a namespace whose charge is open, or settled and not forgotten.

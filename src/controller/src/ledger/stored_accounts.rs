@@ -14,6 +14,7 @@ use kube::ResourceExt;
 use super::accounts::Accounts;
 use super::error::Error;
 use crate::cache::UnreadableObjects;
+use crate::gpu_allocation::charged_devices;
 use crate::lock::lock;
 
 /// The accounts on record in one namespace. Made once for all its workloads.
@@ -120,14 +121,20 @@ impl StoredAccounts {
         self.workloads.contains_key(workload)
     }
 
-    /// The pods whose charges are open.
-    pub(crate) fn open(&self) -> impl Iterator<Item = &str> {
+    /// The pods whose charges are open, and the devices that these have.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (Uid, BTreeMap<String, u32>)> {
         let own = self
             .workloads
             .values()
             .flat_map(|accounts| accounts.own.values());
         let statuses = own.filter_map(|record| record.status.as_ref());
-        statuses.flat_map(|status| status.open.iter().map(|charge| charge.uid.as_str()))
+        statuses.flat_map(|status| {
+            let open = status.open.iter();
+            open.map(|charge| {
+                let units = charge.units(&status.terms);
+                (charge.uid.clone(), charged_devices(units))
+            })
+        })
     }
 
     /// The account of each pod whose charge is open, or settled and not forgotten.

@@ -234,7 +234,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 .entry(account.namespace.clone())
                 .or_default();
             // which of two pods is charged for a device depends on whose charge is open
-            if !inputs.sharing.is_empty() && *running > 0 {
+            if inputs.share_devices() && *running > 0 {
                 let (generation, deferred) = (self.generation, SyncResult::Deferred(INPUTS_PAUSE));
                 self.queue.finish(&account, deferred, generation, now);
                 continue;
@@ -286,7 +286,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 self.running_in.remove(namespace);
             }
         }
-        let shares = |loaded: &LoadedInputs| !loaded.inputs.sharing.is_empty();
+        let shares = |loaded: &LoadedInputs| loaded.inputs.share_devices();
         if self.inputs.get(namespace).is_some_and(shares) {
             self.inputs.remove(namespace);
         }
@@ -408,13 +408,24 @@ pub(crate) async fn sync_namespace(
     accounts.extend(jobs.map(|each| account(WorkloadKind::TrainingJob, each.name_any())));
     let mut errors = Vec::new();
     for account in accounts {
-        let sync = AccountSync {
-            context,
-            inputs: &inputs,
-            account: &account,
-            now,
-        };
-        errors.extend(sync.run().await.err());
+        errors.extend(sync_account(context, &inputs, &account, now).await.err());
     }
     errors
+}
+
+/// Brings one account up to date by what was read of its namespace.
+#[cfg(test)]
+pub(crate) async fn sync_account(
+    context: &Context,
+    inputs: &NamespaceInputs,
+    account: &WorkloadRef,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let sync = AccountSync {
+        context,
+        inputs,
+        account,
+        now,
+    };
+    sync.run().await.map(drop)
 }

@@ -12,6 +12,7 @@ use kube::Resource;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::leader::Leader;
 use super::sweep::Stage;
 use crate::lock::lock;
 
@@ -381,6 +382,105 @@ async fn devices_that_pods_share_are_charged_once() {
         second.start(),
         gone,
         "what the first one bore is not charged again"
+    );
+}
+
+/// A pod with an extended GPU that uses a claim too.
+fn uses_too(claim: &str) -> Value {
+    let resources = json!({"limits": {"nvidia.com/gpu": "1"}, "claims": [{"name": "gpu"}]});
+    let mut spec = uses(claim);
+    spec["containers"] = json!([{"name": "c", "resources": resources}]);
+    spec
+}
+
+fn devices_since(charge: &Charge) -> Vec<(u32, Option<Timestamp>)> {
+    let others = charge.attributes().other_gpus.iter();
+    let devices = others.filter(|other| other.resource == "gpu.nvidia.com");
+    devices.map(|other| (other.gpus, other.since)).collect()
+}
+
+/// GPU-seconds and nano-units of compute of one day's account.
+fn sums(stage: &Stage) -> (i64, i128) {
+    let account = account(stage);
+    let lines = account.days().values().flatten();
+    lines.fold((0, 0), |(seconds, cost), (_, line)| {
+        (seconds + line.gpu_seconds, cost + line.cost.compute.nanos())
+    })
+}
+
+#[tokio::test]
+async fn devices_come_to_a_pod_with_gpus_of_its_own_when_their_first_user_is_gone() {
+    for restarts in [false, true] {
+        let mut stage = stage().await;
+        devices(&stage).await;
+        claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
+        notebook(&stage, "first", uses("pair")).await;
+        stage.seconds(2).await;
+        notebook(&stage, "second", uses_too("pair")).await;
+        stage.seconds(30).await;
+        let begun = open(&stage, "second").unwrap();
+        let first = open(&stage, "first").unwrap().start();
+        assert_eq!(devices_since(&begun), [], "they are charged to the first");
+        remove(&stage, "first").await;
+        if restarts {
+            stage.leader = Leader::new(&stage.world, Faults::default());
+        }
+        stage.seconds(1).await;
+        let gone = stage.world.now;
+        stage.seconds(10).await;
+        let second = open(&stage, "second").unwrap();
+        assert_eq!(devices_since(&second), [(2, Some(gone))], "{restarts}");
+        assert_eq!(second.start(), begun.start());
+        let at_first = sums(&stage);
+        let held = seconds(first, gone);
+        assert_eq!(at_first, (2 * held as i64, 4_000_000 * held));
+        remove(&stage, "second").await;
+        stage.seconds(2).await;
+        let end = stage.world.now.as_second() - 1;
+        let end = Timestamp::from_second(end).unwrap();
+        let alone = seconds(begun.start(), gone);
+        let both = seconds(gone, end);
+        let (gpu_seconds, cost) = sums(&stage);
+        // a GPU of 3.6 an hour, and two of 7.2 with it
+        assert_eq!(
+            i128::from(gpu_seconds - at_first.0),
+            alone + 3 * both,
+            "{restarts}"
+        );
+        assert_eq!(cost - at_first.1, 1_000_000 * alone + 5_000_000 * both);
+    }
+}
+
+#[tokio::test]
+async fn devices_that_are_seen_after_the_charge_began_are_charged_from_its_start() {
+    let mut stage = stage().await;
+    devices(&stage).await;
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu.nvidia.com"}});
+    let spec = json!({"devices": {"requests": [request]}});
+    let late = json!({"metadata": {"name": "late"}, "spec": spec});
+    stage.world.create::<ResourceClaim>(late).await;
+    notebook(&stage, "book", uses_too("late")).await;
+    stage.seconds(10).await;
+    assert_eq!(devices_since(&open(&stage, "book").unwrap()), []);
+    let results = ["gpu-0", "gpu-1"].map(
+        |device| json!({"request": "r", "driver": "gpu.nvidia.com", "pool": "node", "device": device}),
+    );
+    let allocation = json!({"allocation": {"devices": {"results": results}}});
+    set_status::<ResourceClaim>(&stage, "late", allocation).await;
+    stage.seconds(5).await;
+    let charge = open(&stage, "book").unwrap();
+    assert_eq!(devices_since(&charge), [(2, None)]);
+    let rates: Vec<String> = (charge.rates().iter())
+        .map(|rate| rate.quote.cost.compute.to_string())
+        .collect();
+    assert_eq!(rates, ["18.00"], "3.6 and twice 7.2, from the start");
+    // a claim that is gone before its pod takes nothing back
+    let claims = stage.world.api::<ResourceClaim>();
+    claims.delete("late", &Default::default()).await.unwrap();
+    stage.seconds(5).await;
+    assert_eq!(
+        open(&stage, "book").unwrap().attributes(),
+        charge.attributes()
     );
 }
 

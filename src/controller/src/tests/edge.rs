@@ -16,7 +16,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
-use super::claims::notebook;
+use super::claims::{claim, notebook, uses};
 use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::{NAMESPACE, OPERATOR, World};
@@ -166,8 +166,8 @@ async fn a_gateway_that_leaves_or_has_another_address_is_taken_out_at_once() {
 #[tokio::test]
 async fn an_account_whose_open_charges_are_the_same_has_no_pod_with_claims_read_again() {
     let mut stage = Stage::new(Faults::default()).await;
-    let volume = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
-    notebook(&stage, "book", json!({"volumes": volume})).await;
+    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0"]).await;
+    notebook(&stage, "book", uses("pair")).await;
     stage.seconds(3).await;
     let mut edge = Edge::new(Arc::clone(&stage.leader.context));
     edge.observe(stage.world.now);
@@ -183,10 +183,11 @@ async fn an_account_whose_open_charges_are_the_same_has_no_pod_with_claims_read_
     let now = stage.world.now;
     assert_eq!(pods_after(now), 1, "a new leader does not know it");
     assert_eq!(pods_after(now), 0);
-    // another charge is opened
-    notebook(&stage, "second", json!({})).await;
+    // whose charge has the devices decides who goes on with them
+    let book = stage.world.api::<Pod>().get("book").await.unwrap();
+    stage.world.end(&book, now).await;
     stage.seconds(3).await;
-    assert!(pods_after(stage.world.now) > 0);
+    assert_eq!(pods_after(stage.world.now), 1);
 }
 
 /// A TrainingJob was deleted and made anew, and the Job of the one before is not collected yet.
@@ -231,4 +232,58 @@ async fn a_job_of_another_owner_says_nothing_but_that_it_is_there() {
         ..BatchJob::default()
     };
     assert_eq!(said, Some(expected));
+}
+
+/// The pods that the model is told of.
+fn told_of(events: &[Event]) -> usize {
+    let pods = events
+        .iter()
+        .filter(|event| matches!(event, Event::Pod(..)));
+    pods.count()
+}
+
+#[tokio::test]
+async fn what_happens_to_one_pod_or_claim_is_no_event_of_all_others_with_claims() {
+    const PODS: usize = 40;
+    let mut stage = Stage::new(Faults::default()).await;
+    let shared = json!({"name": "models", "persistentVolumeClaim": {"claimName": "models"}});
+    for number in 0..PODS {
+        let own =
+            json!({"name": "own", "persistentVolumeClaim": {"claimName": format!("own-{number}")}});
+        notebook(
+            &stage,
+            &format!("book-{number}"),
+            json!({"volumes": [shared, own]}),
+        )
+        .await;
+        claim(
+            &stage,
+            &format!("device-{number}"),
+            "gpu.nvidia.com",
+            &["gpu-0"],
+        )
+        .await;
+        notebook(
+            &stage,
+            &format!("dra-{number}"),
+            uses(&format!("device-{number}")),
+        )
+        .await;
+    }
+    stage.leader.fill_caches(&View::of(&stage.world));
+    let mut edge = Edge::new(Arc::clone(&stage.leader.context));
+    let first = edge.observe(stage.world.now).events;
+    assert!(told_of(&first) >= 2 * PODS, "all of them at first");
+    let changes = [
+        (CachedKind::Pod, "book-7"),
+        (CachedKind::Pod, "dra-7"),
+        (CachedKind::PersistentVolumeClaim, "own-7"),
+        (CachedKind::ResourceClaim, "device-7"),
+    ];
+    for (kind, name) in changes {
+        let key = Key::new(NAMESPACE, name);
+        edge.note(CacheChange::Object(kind, key));
+        let events = edge.observe(stage.world.now).events;
+        assert_eq!(told_of(&events), 1, "{kind:?} {name}");
+    }
 }

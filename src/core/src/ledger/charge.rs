@@ -13,7 +13,9 @@ use super::engine_usage::{EngineCounters, EngineUsage};
 use super::invalid::InvalidAccount;
 use crate::calendar::Interval;
 use crate::money::{Cost, Money};
-use crate::pricing::{HourlyRate, PriceCatalog, PriceLookup, PricingAttributes, ResourceAmounts};
+use crate::pricing::{
+    HourlyRate, OtherGpus, PriceCatalog, PriceLookup, PricingAttributes, ResourceAmounts,
+};
 
 /// How far one controller's clock may lag behind another's.
 const MAX_CLOCK_LAG: SignedDuration = SignedDuration::from_secs(60);
@@ -62,6 +64,10 @@ pub(super) const QUICK_CHANGES: usize = 32;
 /// The time between any two changes after them.
 pub(super) const SLOW_CHANGE: SignedDuration = SignedDuration::from_mins(15);
 
+/// So many other kinds of GPUs are kept apart, and since when each is held. A pod's claims may come to
+/// it one by one.
+const MAX_OTHER_GPUS: usize = 16;
+
 /// The fields of a charge, which [`Charge::restore`] checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCharge {
@@ -75,6 +81,8 @@ pub struct StoredCharge {
     pub attributes: PricingAttributes,
     /// The amounts that it had before those in `attributes`, in the order of time.
     pub previous_amounts: Vec<PreviousAmounts>,
+    /// Devices of the pod are charged to another pod, or were.
+    pub shares_devices: bool,
     /// When the pod was bound to its node.
     pub start: Timestamp,
     /// The instant until which the account's days have the cost, if some days were posted.
@@ -102,6 +110,7 @@ impl StoredCharge {
             owner: None,
             attributes,
             previous_amounts: Vec::new(),
+            shares_devices: false,
             start,
             posted_until: None,
             rates: Vec::new(),
@@ -169,6 +178,12 @@ impl Charge {
         &self.0.previous_amounts
     }
 
+    /// Whether devices of the pod are charged to another pod, or were: when it is charged for them,
+    /// that is from then on.
+    pub fn shares_devices(&self) -> bool {
+        self.0.shares_devices
+    }
+
     /// When the pod was bound to its node.
     pub fn start(&self) -> Timestamp {
         self.0.start
@@ -231,6 +246,11 @@ impl Charge {
         })
     }
 
+    /// Notes that devices of the pod are charged to another pod.
+    pub fn note_shared_devices(&mut self) {
+        self.0.shares_devices = true;
+    }
+
     /// Notes that the pod was ready at `at`. The first time counts.
     pub fn note_ready(&mut self, at: Timestamp) {
         self.0.ready_since.get_or_insert(at);
@@ -267,6 +287,7 @@ impl Charge {
             owner,
             attributes,
             previous_amounts,
+            shares_devices,
             start,
             posted_until,
             rates,
@@ -282,6 +303,7 @@ impl Charge {
             && *owner == other.owner
             && *attributes == other.attributes
             && *previous_amounts == other.previous_amounts
+            && *shares_devices == other.shares_devices
             && *start == other.start
             && *posted_until == other.posted_until
             && *rates == other.rates
@@ -317,7 +339,7 @@ impl Charge {
         }
         let last = self.0.rates.last().map_or(self.0.start, |last| last.from);
         let edited = catalog.last_edited();
-        let resized = self.0.previous_amounts.last().map(|earlier| earlier.until);
+        let resized = self.changes().max();
         // a clock that stepped back, or lags behind another one, changes no instant. A change of
         // amounts counts too: it began no rate of its own where the price did not depend on it
         let now = now.max(last).max(edited).max(resized.unwrap_or(last));
@@ -326,7 +348,7 @@ impl Charge {
         let same_second = last == edited && self.unposted_since() <= edited;
         let edit = (last < edited || same_second).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted
-        let resized = self.0.previous_amounts.iter().map(|earlier| earlier.until);
+        let resized = self.changes();
         let resized = resized.filter(|at| (settled..now).contains(at));
         let instants: BTreeSet<Timestamp> = edit
             .into_iter()
@@ -347,7 +369,7 @@ impl Charge {
         let unknown = catalog.price(&self.attributes_at(from), from) == PriceLookup::Unknown;
         let by = if unknown { now } else { from };
         let until = catalog.last_edited().max(by);
-        let resized = self.0.previous_amounts.iter().map(|earlier| earlier.until);
+        let resized = self.changes();
         let resized = resized.filter(|at| (from..until).contains(at));
         let instants: BTreeSet<Timestamp> = [from].into_iter().chain(resized).collect();
         let mut changed = false;
@@ -399,20 +421,83 @@ impl Charge {
         true
     }
 
+    /// The instants at which the pod's amounts changed, or GPUs came to it.
+    fn changes(&self) -> impl Iterator<Item = Timestamp> {
+        let resized = self.0.previous_amounts.iter().map(|earlier| earlier.until);
+        let others = self.0.attributes.other_gpus.iter();
+        resized.chain(others.filter_map(|other| other.since))
+    }
+
     /// The attributes that it was priced by at `at`.
     fn attributes_at(&self, at: Timestamp) -> Cow<'_, PricingAttributes> {
-        match self
-            .0
-            .previous_amounts
-            .iter()
-            .find(|earlier| at < earlier.until)
-        {
-            None => Cow::Borrowed(&self.0.attributes),
-            Some(earlier) => Cow::Owned(PricingAttributes {
-                amounts: earlier.amounts.clone(),
-                ..self.0.attributes.clone()
-            }),
+        let attributes = &self.0.attributes;
+        let mut earlier = self.0.previous_amounts.iter();
+        let earlier = earlier.find(|earlier| at < earlier.until);
+        let held_all = attributes.other_gpus.iter().all(|gpus| gpus.is_held_at(at));
+        if earlier.is_none() && held_all {
+            return Cow::Borrowed(attributes);
         }
+        let mut attributes = attributes.clone();
+        attributes.other_gpus.retain(|gpus| gpus.is_held_at(at));
+        if let Some(earlier) = earlier {
+            attributes.amounts = earlier.amounts.clone();
+        }
+        Cow::Owned(attributes)
+    }
+
+    /// Takes GPUs of the pod that the charge lacks. Where another pod was charged for them until now
+    /// ([`Charge::shares_devices`]), they count from `now`. Else they were not seen before, and count
+    /// from the start, or from the first instant that is not posted. GPUs that are not observed any
+    /// more still count. True if this changed the charge.
+    pub fn take_gpus(
+        &mut self,
+        observed: &PricingAttributes,
+        catalog: &PriceCatalog,
+        now: Timestamp,
+    ) -> bool {
+        let beyond = self.0.attributes.gpus_beyond(observed);
+        if beyond.is_empty() {
+            return false;
+        }
+        let unposted_since = self.unposted_since();
+        let last = self.0.rates.last().map(|last| last.from);
+        // a clock that stepped back, or lags behind the API server's, changes nothing of what was
+        let now = now.max(unposted_since).max(last.unwrap_or(now));
+        if self.0.shares_devices {
+            let changed = self.changes().max();
+            let at = now
+                .max(catalog.last_edited())
+                .max(changed.unwrap_or(unposted_since));
+            self.hold(beyond, Some(at));
+            self.reprice(catalog, at);
+            return true;
+        }
+        self.hold(beyond, self.0.posted_until);
+        self.price_unposted_anew(catalog, now);
+        true
+    }
+
+    fn hold(&mut self, gpus: Vec<OtherGpus>, since: Option<Timestamp>) {
+        let others = &mut self.0.attributes.other_gpus;
+        for gpus in gpus {
+            let is_full = others.len() >= MAX_OTHER_GPUS;
+            let mut known = others.iter_mut();
+            // rather a little too early than not at all
+            match known.rfind(|known| is_full && known.is_same_kind(&gpus)) {
+                Some(known) => known.gpus += gpus.gpus,
+                None => others.push(OtherGpus { since, ..gpus }),
+            }
+        }
+    }
+
+    /// Takes the rates back of all that is not posted, and prices it by the attributes as they are.
+    fn price_unposted_anew(&mut self, catalog: &PriceCatalog, now: Timestamp) {
+        let unposted_since = self.unposted_since();
+        self.0.rates.retain(|rate| rate.from < unposted_since);
+        if !self.0.rates.is_empty() {
+            self.set_first_rates(unposted_since, catalog, now);
+        }
+        self.reprice(catalog, now);
     }
 
     /// Takes attributes that came late: labels of a node that had none when the pod was bound. They
@@ -424,10 +509,7 @@ impl Charge {
         catalog: &PriceCatalog,
         now: Timestamp,
     ) -> bool {
-        let attributes = PricingAttributes {
-            amounts: self.0.attributes.amounts.clone(),
-            ..attributes.clone()
-        };
+        let attributes = self.0.attributes.relabelled(attributes);
         // a clock that lags behind another one takes no change of the price back
         let now = (self.0.rates.last()).map_or(now, |last| now.max(last.from));
         if !self.is_vague()
@@ -437,12 +519,7 @@ impl Charge {
             return false;
         }
         self.0.attributes = attributes;
-        let unposted_since = self.unposted_since();
-        self.0.rates.retain(|rate| rate.from < unposted_since);
-        if !self.0.rates.is_empty() {
-            self.set_first_rates(unposted_since, catalog, now);
-        }
-        self.reprice(catalog, now);
+        self.price_unposted_anew(catalog, now);
         true
     }
 
@@ -593,8 +670,7 @@ impl Charge {
 
     /// Physical GPUs times seconds: a unit may be a part of one.
     fn gpu_seconds_until(&self, at: Timestamp) -> i64 {
-        let seconds = (at.as_second() - self.0.start.as_second()).max(0);
-        self.0.attributes.gpu_seconds(seconds)
+        self.0.attributes.gpu_seconds(self.0.start, at)
     }
 
     fn carbon_until(&self, at: Timestamp) -> i64 {

@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::accelerators::{is_gpu_driver, is_same_vendor};
 use super::node_labels::{NodeLabels, UnitDescription};
 use super::share::Share;
 
@@ -97,6 +99,20 @@ pub struct OtherGpus {
     /// Gibibytes of memory of the physical GPU, where a label says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_memory_gib: Option<u32>,
+    /// Since when the pod is charged for them; from its start where there is no time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+impl OtherGpus {
+    /// Whether the pod is charged for them at `at`.
+    pub fn is_held_at(&self, at: Timestamp) -> bool {
+        self.since.is_none_or(|since| since <= at)
+    }
+
+    pub(crate) fn is_same_kind(&self, other: &Self) -> bool {
+        (&self.resource, &self.model, self.share) == (&other.resource, &other.model, other.share)
+    }
 }
 
 /// The amounts that a charge is priced by, which may change while the pod runs.
@@ -153,19 +169,139 @@ impl PricingAttributes {
     /// The attributes of a pod that holds the GPUs of `others` too, which are on the same node.
     #[must_use]
     pub fn with_other_gpus(self, others: impl IntoIterator<Item = Self>) -> Self {
-        let others = others.into_iter().map(|other| OtherGpus {
-            resource: other.resource,
-            gpus: other.gpus,
-            node_gpus: other.node_gpus,
-            all_gpus: other.all_gpus,
-            share: other.share,
-            model: other.model,
-            gpu_memory_gib: other.gpu_memory_gib,
-        });
+        let others = others.into_iter().map(|other| other.gpus_by_themselves());
         Self {
             other_gpus: others.collect(),
             ..self
         }
+    }
+
+    /// The GPUs of `resource` alone, without what the node or the pod has apart from them.
+    fn gpus_by_themselves(&self) -> OtherGpus {
+        OtherGpus {
+            resource: self.resource.clone(),
+            gpus: self.gpus,
+            node_gpus: self.node_gpus,
+            all_gpus: self.all_gpus,
+            share: self.share,
+            model: self.model.clone(),
+            gpu_memory_gib: self.gpu_memory_gib,
+            since: None,
+        }
+    }
+
+    /// All GPUs of the pod, kind by kind.
+    fn all_kinds(&self) -> Vec<OtherGpus> {
+        let others = self.other_gpus.iter().cloned();
+        [self.gpus_by_themselves()]
+            .into_iter()
+            .chain(others)
+            .collect()
+    }
+
+    fn with_all_kinds(self, kinds: Vec<OtherGpus>) -> Self {
+        let mut kinds = kinds.into_iter();
+        let Some(first) = kinds.next() else {
+            return self;
+        };
+        Self {
+            resource: first.resource,
+            gpus: first.gpus,
+            node_gpus: first.node_gpus,
+            all_gpus: first.all_gpus,
+            share: first.share,
+            model: first.model,
+            gpu_memory_gib: first.gpu_memory_gib,
+            other_gpus: kinds.collect(),
+            ..self
+        }
+    }
+
+    /// The units that the pod holds, by resource or driver; one of these may come several times.
+    pub fn units(&self) -> impl Iterator<Item = (&str, u32)> {
+        let others = self.other_gpus.iter();
+        let others = others.map(|other| (other.resource.as_str(), other.gpus));
+        [(self.resource.as_str(), self.gpus)]
+            .into_iter()
+            .chain(others)
+    }
+
+    fn units_of(&self, resource: &str) -> u32 {
+        let units = self.units().filter(|(each, _)| *each == resource);
+        units.map(|(_, units)| units).sum()
+    }
+
+    /// The GPUs of `observed` that are more than these attributes have, by kind. What is observed no
+    /// more is no less: a claim may be gone before its pod.
+    pub fn gpus_beyond(&self, observed: &Self) -> Vec<OtherGpus> {
+        let mut known = self.all_kinds();
+        let mut seen = observed.all_kinds();
+        for kind in &mut seen {
+            let is_same: Vec<bool> = known.iter().map(|each| each.is_same_kind(kind)).collect();
+            let same = known
+                .iter_mut()
+                .zip(is_same)
+                .filter(|(_, is_same)| *is_same);
+            for (same, _) in same {
+                let both = same.gpus.min(kind.gpus);
+                same.gpus -= both;
+                kind.gpus -= both;
+            }
+        }
+        // labels that came late may have made another kind of what is known
+        let mut lacking: BTreeMap<String, u32> = BTreeMap::new();
+        for (resource, _) in observed.units() {
+            let more = observed.units_of(resource);
+            let more = more.saturating_sub(self.units_of(resource));
+            // an extended resource that turned out to be devices
+            let renamed = self.units().filter(|(known, _)| {
+                *known != resource && is_gpu_driver(resource) && is_same_vendor(known, resource)
+            });
+            let renamed =
+                renamed.map(|(known, units)| units.saturating_sub(observed.units_of(known)));
+            lacking.insert(resource.to_owned(), more.saturating_sub(renamed.sum()));
+        }
+        for kind in &mut seen {
+            let lacking = lacking.entry(kind.resource.clone()).or_default();
+            kind.gpus = kind.gpus.min(*lacking);
+            *lacking -= kind.gpus;
+        }
+        seen.retain(|kind| kind.gpus > 0);
+        seen
+    }
+
+    /// These attributes as labels that came late describe them: the GPUs and the amounts stay.
+    #[must_use]
+    pub fn relabelled(&self, observed: &Self) -> Self {
+        let (known, seen) = (self.all_kinds(), observed.all_kinds());
+        let mut kinds: Vec<OtherGpus> = Vec::new();
+        let mut replaced: Vec<&str> = Vec::new();
+        for kind in &known {
+            let resource = kind.resource.as_str();
+            if replaced.contains(&resource) {
+                continue;
+            }
+            let of_resource = |each: &&OtherGpus| each.resource == resource;
+            let mut same = known.iter().filter(of_resource);
+            let began_together = same.all(|each| each.since.is_none());
+            if began_together && self.units_of(resource) == observed.units_of(resource) {
+                replaced.push(resource);
+                kinds.extend(seen.iter().filter(of_resource).cloned());
+                continue;
+            }
+            let exactly = seen.iter().find(|each| each.is_same_kind(kind));
+            let found = exactly.or_else(|| seen.iter().find(of_resource));
+            kinds.push(OtherGpus {
+                gpus: kind.gpus,
+                since: kind.since,
+                ..found.unwrap_or(kind).clone()
+            });
+        }
+        let of_node = Self {
+            amounts: self.amounts.clone(),
+            ..observed.clone()
+        };
+        of_node.with_all_kinds(kinds)
     }
 
     /// The attributes of each of the other kinds of GPUs by itself, without the pod's amounts.
@@ -184,11 +320,17 @@ impl PricingAttributes {
         })
     }
 
-    /// Physical GPUs times `seconds`: a unit may be a part of one.
-    pub fn gpu_seconds(&self, seconds: i64) -> i64 {
-        let of = |gpus: u32, share: Share| share.portion_of(i64::from(gpus) * seconds);
-        let others = self.other_gpus.iter();
-        of(self.gpus, self.share) + others.map(|other| of(other.gpus, other.share)).sum::<i64>()
+    /// Physical GPUs times seconds from `start` until `end`: a unit may be a part of one.
+    pub fn gpu_seconds(&self, start: Timestamp, end: Timestamp) -> i64 {
+        let of = |gpus: u32, share: Share, since: Timestamp| {
+            let seconds = (end.as_second() - since.as_second()).max(0);
+            share.portion_of(i64::from(gpus) * seconds)
+        };
+        let others = self.other_gpus.iter().map(|other| {
+            let since = other.since.map_or(start, |since| since.max(start));
+            of(other.gpus, other.share, since)
+        });
+        of(self.gpus, self.share, start) + others.sum::<i64>()
     }
 
     /// How many physical GPUs the node's units make, with those of other resources of the vendor.

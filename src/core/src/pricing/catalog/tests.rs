@@ -583,7 +583,10 @@ fn a_pod_of_several_kinds_of_gpus_costs_the_sum_of_all() {
     assert_eq!(parts, [money("2"), money("6"), money("6")]);
     let all = small.clone().with_other_gpus([large, amd]);
     assert_eq!(compute(&all), Some(money("14")));
-    assert_eq!(all.gpu_seconds(7), 2 + 6 + 14);
+    assert_eq!(
+        all.gpu_seconds(at(NOW), at("2026-11-24T00:00:07Z")),
+        2 + 6 + 14
+    );
     // what one of them costs is not known, and unknown is not zero
     let gaudi = facts("habana.ai/gaudi", &[]);
     assert_eq!(compute(&small.with_other_gpus([gaudi])), None);
