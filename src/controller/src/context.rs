@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bursar_api::SpendRecord;
+use bursar_api::spend::WorkloadRef;
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::CostOwner;
 use bursar_core::ledger::Uid;
@@ -72,6 +73,8 @@ pub(crate) struct Context {
     pub(crate) index: Mutex<PodIndex>,
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// The account in which each pod's charge begins, by namespace.
+    pub(crate) first_accounts: Mutex<BTreeMap<String, HashMap<Uid, WorkloadRef>>>,
     /// What others do to the Deployments of services.
     pub(crate) foreign_edits: ForeignEdits,
     /// What was said of services in Events.

@@ -175,6 +175,7 @@ fn new_context(
         orders_wait: AtomicBool::new(false),
         index: Mutex::default(),
         sharing: Mutex::default(),
+        first_accounts: Mutex::default(),
         measured: Arc::new(Mutex::new(PowerReadings::of_exporters_in(
             options.power_exporter_namespace.clone(),
             Timestamp::now(),

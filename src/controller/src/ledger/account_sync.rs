@@ -120,6 +120,7 @@ impl AccountSync<'_> {
                 power: &context.measured,
                 usage,
             },
+            holders: &inputs.holders,
             tombstones: &context.tombstones,
             unreadable: &context.unreadable,
         }

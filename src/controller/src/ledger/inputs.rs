@@ -1,6 +1,6 @@
 //! What the caches hold of one namespace's pods and records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bursar_api::names::SPEND_FINALIZER;
@@ -8,6 +8,7 @@ use bursar_api::spend::WorkloadRef;
 use bursar_core::ledger::Uid;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::charge_holders::ChargeHolders;
 use super::stored_accounts::StoredAccounts;
 use crate::context::Context;
 use crate::gpu_allocation::GpuAllocations;
@@ -22,6 +23,7 @@ pub(crate) struct NamespaceInputs {
     /// Pods that used devices which others bore until a moment ago.
     pub(super) sharing: BTreeSet<Uid>,
     pub(crate) records: StoredAccounts,
+    pub(super) holders: ChargeHolders,
     /// The indexes of a workload's pods.
     by_workload: BTreeMap<WorkloadRef, Vec<usize>>,
 }
@@ -58,20 +60,16 @@ impl NamespaceInputs {
         };
         pods.retain(|pod| is_charged(pod));
         // users can change labels of a pod that runs: it stays in the account that has it
-        let mut charged = context.ledger.accounts_of_pods(namespace);
-        charged.extend(records.accounts_of_pods());
-        let mut by_workload: BTreeMap<WorkloadRef, Vec<usize>> = BTreeMap::new();
-        for (index, pod) in pods.iter().enumerate() {
-            let charged = charged.get(pod::uid(pod)).cloned();
-            if let Some(workload) = charged.or_else(|| pod::workload_of(pod)) {
-                by_workload.entry(workload).or_default().push(index);
-            }
-        }
+        let mut holders = ChargeHolders::default();
+        context.ledger.note_holders(namespace, &mut holders);
+        records.note_holders(&mut holders);
+        let by_workload = by_workload(context, namespace, &pods, &holders);
         Self {
             pods,
             claims,
             sharing,
             records,
+            holders,
             by_workload,
         }
     }
@@ -92,4 +90,33 @@ impl NamespaceInputs {
         let pods = indexes.filter_map(|index| self.pods.get(*index));
         pods.map(AsRef::as_ref).collect()
     }
+}
+
+/// The indexes of the pods of each account. A charge that another sync is about to open is on no record
+/// yet: a pod that holds a node stays in the account that this process first put it in.
+fn by_workload(
+    context: &Context,
+    namespace: &str,
+    pods: &[Arc<Pod>],
+    holders: &ChargeHolders,
+) -> BTreeMap<WorkloadRef, Vec<usize>> {
+    let mut all = lock(&context.first_accounts);
+    let mut first = all.remove(namespace).unwrap_or_default();
+    let mut kept = HashMap::new();
+    let mut by_workload: BTreeMap<WorkloadRef, Vec<usize>> = BTreeMap::new();
+    for (index, pod) in pods.iter().enumerate() {
+        let uid = pod::uid(pod);
+        let known = holders.of(uid).cloned().or_else(|| first.remove(uid));
+        let Some(workload) = known.or_else(|| pod::workload_of(pod)) else {
+            continue;
+        };
+        if pod::bound_at(pod).is_some() {
+            kept.insert(uid.to_owned(), workload.clone());
+        }
+        by_workload.entry(workload).or_default().push(index);
+    }
+    if !kept.is_empty() {
+        all.insert(namespace.to_owned(), kept);
+    }
+    by_workload
 }

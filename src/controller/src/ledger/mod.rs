@@ -24,6 +24,7 @@
 //! | `account_sync` | one sync of one account, and what is published of it |
 //! | `published` | what decisions read |
 //! | `inputs` | what the caches hold of a namespace's pods and records |
+//! | `charge_holders` | which account has the charge of each pod |
 //! | `pods` | the accounts of workloads, from their pods |
 //! | `nodes` | the accounts of nodes |
 //! | `month_account` | one workload's account of one month: loaded, written |
@@ -38,6 +39,7 @@
 
 mod account_sync;
 mod accounts;
+mod charge_holders;
 mod error;
 mod finalizer;
 mod inputs;
@@ -57,6 +59,8 @@ mod zero_replica_savings;
 pub(crate) use accounts::{Accounts, rate, sum};
 #[cfg(test)]
 pub(crate) use error::Error;
+#[cfg(test)]
+pub(crate) use inputs::NamespaceInputs;
 pub(crate) use published::{AccountView, PublishedAccounts};
 pub(crate) use stored_accounts::{ConsolidatedCache, StoredAccounts};
 pub(crate) use write_cache::WriteCache;

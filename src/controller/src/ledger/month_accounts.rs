@@ -268,6 +268,22 @@ impl<'a> MonthAccounts<'a> {
         Ok(())
     }
 
+    /// Gives a charge up in all months, if nothing of it is posted in any. True if it was.
+    pub(super) fn withdraw(&mut self, uid: &str) -> bool {
+        let is_settled = |month: &MonthAccount| month.account.settling().contains(uid);
+        let posted = |month: &MonthAccount| {
+            let open = month.account.open_charge(uid);
+            open.is_some_and(|charge| charge.posted_until().is_some())
+        };
+        let mut months = self.months.values();
+        if months.any(|month| is_settled(month) || posted(month)) {
+            return false;
+        }
+        let months = self.months.values_mut();
+        let withdrawn = months.map(|month| month.account.withdraw(uid));
+        withdrawn.fold(false, |any, withdrawn| any | withdrawn)
+    }
+
     /// Settles a charge in these months.
     pub(super) fn settle_in(&mut self, months: &[Month], charge: &Charge, end: ChargeEnd) {
         for month in months {
@@ -392,6 +408,13 @@ impl<'a> MonthAccounts<'a> {
         months
             .map(|(month, account)| (month, Arc::new(account.account)))
             .collect()
+    }
+
+    /// The months from `start` until now.
+    pub(super) fn months_since(&self, start: Timestamp) -> Vec<Month> {
+        let end = self.store.now;
+        let lifetime = Interval { start, end };
+        lifetime.months(self.store.zone).collect()
     }
 
     fn until_now(&self, charge: &Charge) -> Interval {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use bursar_api::SpendRecord;
 use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::{Interval, Month, whole_second};
@@ -12,6 +13,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::accounts::Accounts;
+use super::charge_holders::ChargeHolders;
 use super::error::Error;
 use super::month_account::{CHARGE_BYTES, SETTLED_BYTES};
 use super::month_accounts::MonthAccounts;
@@ -24,6 +26,7 @@ use crate::pod;
 /// Keeps the accounts of one namespace's workloads.
 pub(crate) struct PodLedger<'a> {
     pub(crate) lifetimes: PodLifetimes<'a>,
+    pub(crate) holders: &'a ChargeHolders,
     /// Pods that are gone, as the watch last saw them.
     pub(crate) tombstones: &'a Tombstones,
     /// Pods that are there, though the cache may not have them.
@@ -102,6 +105,9 @@ impl PodLedger<'_> {
         let store = self.lifetimes.store;
         let mut all = store.stored.consolidated(workload.id)?;
         let mut accounts = MonthAccounts::load(store, workload.id)?;
+        for (uid, _) in self.holders.elsewhere(workload.id) {
+            accounts.withdraw(uid);
+        }
         self.ensure_lifetimes(&mut accounts, workload.pods)?;
         let missing = accounts.missing_months()?;
         accounts.carry_forward(missing);
@@ -131,6 +137,7 @@ impl PodLedger<'_> {
         workload: &Workload<'p>,
     ) -> Result<Vec<&'p Pod>, Error> {
         let pods = workload.pods;
+        self.withdraw(accounts).await?;
         self.carry_forward(accounts, pods).await?;
         self.reprice(accounts, pods);
         let mut settled = Vec::new();
@@ -144,6 +151,27 @@ impl PodLedger<'_> {
         self.forget_deleted(accounts, pods).await?;
         self.sync_zero_replica_period(accounts, workload)?;
         Ok(settled)
+    }
+
+    /// Gives up the charges that stay in other accounts, once a live read says that these have them.
+    async fn withdraw(&self, accounts: &mut MonthAccounts<'_>) -> Result<(), Error> {
+        let client = self.lifetimes.store.client;
+        for (uid, stays) in self.holders.elsewhere(accounts.workload()) {
+            let held = accounts.open_charge(uid).map(|charge| charge.start());
+            let Some(start) = held else {
+                continue;
+            };
+            if !is_on_record(client, stays, accounts.months_since(start), uid).await? {
+                continue;
+            }
+            let withdrawn = accounts.withdraw(uid);
+            let (account, other) = (accounts.workload(), stays);
+            match withdrawn {
+                true => tracing::info!(uid, ?account, ?other, "a charge that is elsewhere too"),
+                false => tracing::error!(uid, ?account, ?other, "a pod was charged twice"),
+            }
+        }
+        Ok(())
     }
 
     /// Brings open charges up to date with their pods and the prices.
@@ -339,6 +367,8 @@ impl PodLedger<'_> {
         for pod in pods {
             settled.remove(pod::uid(pod));
         }
+        // whoever has it too has yet to see that it is charged here
+        settled.retain(|uid| !self.holders.is_open_elsewhere(uid, accounts.workload()));
         if settled.is_empty() {
             return Ok(());
         }
@@ -389,4 +419,27 @@ impl PodLedger<'_> {
         };
         Ok(with_timeout("list pods", api.list(&params)).await?.items)
     }
+}
+
+/// Whether a record of the account contains the pod, by a live read of its months.
+async fn is_on_record(
+    client: &Client,
+    account: &WorkloadRef,
+    months: Vec<Month>,
+    uid: &str,
+) -> Result<bool, ApiError> {
+    let api: Api<SpendRecord> = Api::all(client.clone());
+    for month in months {
+        let name = account.record_name(month);
+        let record = with_timeout("get spendrecord", api.get_opt(&name)).await?;
+        let status = record.and_then(|record| record.status);
+        let contains = status.is_some_and(|status| {
+            let mut open = status.open.iter();
+            open.any(|charge| charge.uid == uid) || status.settling.iter().any(|each| each == uid)
+        });
+        if contains {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

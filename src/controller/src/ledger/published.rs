@@ -5,7 +5,7 @@
 //! what cannot be written counts all the same.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bursar_api::spend::WorkloadRef;
@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
 use super::accounts::{self, Accounts};
+use super::charge_holders::ChargeHolders;
 use crate::gpu_allocation::{ChargedDevices, charged_devices};
 use crate::lock::lock;
 
@@ -293,18 +294,20 @@ impl PublishedAccounts {
         views.flat_map(|view| view.charged_devices()).collect()
     }
 
-    /// The account of each pod of a namespace whose charge is open, or settled and not forgotten.
-    pub(super) fn accounts_of_pods(&self, namespace: &str) -> HashMap<Uid, WorkloadRef> {
+    /// The accounts of each pod of a namespace whose charge is open, or settled and not forgotten.
+    pub(super) fn note_holders(&self, namespace: &str, holders: &mut ChargeHolders) {
         let state = lock(&self.state);
         let views = state.namespaces.get(namespace).into_iter();
-        let views = views.flat_map(|namespace| &namespace.views);
-        let pods = views.flat_map(|(workload, view)| {
-            let accounts = view.accounts.values();
-            let pods = accounts
-                .flat_map(|account| account.open_charges().keys().chain(account.settling()));
-            pods.map(move |uid| (uid.clone(), workload.clone()))
-        });
-        pods.collect()
+        for (workload, view) in views.flat_map(|namespace| &namespace.views) {
+            for account in view.accounts.values() {
+                for (uid, charge) in account.open_charges() {
+                    holders.note(uid, workload, charge.posted_until().is_some());
+                }
+                for uid in account.settling() {
+                    holders.note(uid, workload, true);
+                }
+            }
+        }
     }
 
     /// Until when the first pod of a workload has to wait for the workload's record; `None` if it

@@ -12,6 +12,7 @@ use bursar_core::ledger::{Account, Uid};
 use kube::ResourceExt;
 
 use super::accounts::Accounts;
+use super::charge_holders::ChargeHolders;
 use super::error::Error;
 use crate::cache::UnreadableObjects;
 use crate::gpu_allocation::charged_devices;
@@ -137,19 +138,19 @@ impl StoredAccounts {
         })
     }
 
-    /// The account of each pod whose charge is open, or settled and not forgotten.
-    pub(super) fn accounts_of_pods(&self) -> impl Iterator<Item = (Uid, WorkloadRef)> {
-        self.workloads.iter().flat_map(|(workload, accounts)| {
-            let statuses = accounts
-                .own
-                .values()
-                .filter_map(|record| record.status.as_ref());
-            let pods = statuses.flat_map(|status| {
-                let open = status.open.iter().map(|charge| &charge.uid);
-                open.chain(&status.settling)
-            });
-            pods.map(|uid| (uid.clone(), workload.clone()))
-        })
+    /// The accounts of each pod whose charge is open, or settled and not forgotten.
+    pub(super) fn note_holders(&self, holders: &mut ChargeHolders) {
+        for (workload, accounts) in &self.workloads {
+            let records = accounts.own.values();
+            for status in records.filter_map(|record| record.status.as_ref()) {
+                for charge in &status.open {
+                    holders.note(&charge.uid, workload, charge.booked.is_some());
+                }
+                for uid in &status.settling {
+                    holders.note(uid, workload, true);
+                }
+            }
+        }
     }
 
     /// The months for which a workload has a record of its own.

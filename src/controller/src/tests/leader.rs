@@ -232,6 +232,7 @@ impl Leader {
             orders_wait: AtomicBool::new(false),
             index: Mutex::default(),
             sharing: Mutex::default(),
+            first_accounts: Mutex::default(),
             measured: Arc::new(Mutex::new(PowerReadings::new(world.now))),
             began: world.now,
             ports: Ports::default(),

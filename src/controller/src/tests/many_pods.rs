@@ -1,7 +1,8 @@
 //! Accounts of more pods than anybody thought of, and pods whose labels say what is not so.
 
 use bursar_api::SpendRecord;
-use bursar_apitest::faults::Faults;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_apitest::faults::{CrashPoint, Faults};
 use bursar_core::calendar::{Interval, Month};
 use bursar_core::ledger::Account;
 use jiff::SignedDuration;
@@ -10,8 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::leader::View;
+use super::leader::{Leader, View};
 use super::sweep::Stage;
+use super::world::NAMESPACE;
+use crate::ledger::{NamespaceInputs, worker};
 
 const PRICE_AN_HOUR: &str = "3.6";
 /// What etcd takes as one object.
@@ -195,4 +198,92 @@ async fn a_pod_that_is_relabelled_stays_in_the_account_that_has_it() {
     let accounts = accounts(&stage);
     assert_eq!(accounts.len(), 1);
     assert_eq!(counted_gpu_seconds(&stage), seconds);
+}
+
+/// Labels a pod as one of this workload.
+async fn give(stage: &Stage, pod: &str, workload: &str) {
+    let labels = json!({"bursar.dev/kind": "TrainingJob", "bursar.dev/workload": workload});
+    label(stage, pod, labels).await;
+}
+
+fn holders(stage: &Stage) -> Vec<String> {
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    let open = records.iter().flat_map(|record| {
+        let status = record.status.iter();
+        let pods = status
+            .map(|status| status.open.len() + status.settling.len())
+            .sum();
+        std::iter::repeat_n(record.spec.name.clone(), pods)
+    });
+    open.collect()
+}
+
+/// The caches of two syncs differ in the pod's labels, and the first has written nothing when the second
+/// reads the records.
+#[tokio::test]
+async fn a_pod_that_is_relabelled_between_a_records_load_and_its_write_is_charged_once() {
+    let mut stage = stage("2026-11-10T10:00:00Z").await;
+    stage.world.create_foreign_pod("p").await;
+    give(&stage, "p", "a").await;
+    stage.seconds(1).await;
+    let account = |name: &str| WorkloadRef {
+        namespace: NAMESPACE.to_owned(),
+        kind: WorkloadKind::TrainingJob,
+        name: name.to_owned(),
+    };
+    stage.world.create_foreign_pod("q").await;
+    give(&stage, "q", "b").await;
+    let mut inputs = Vec::new();
+    for workload in ["b", "c"] {
+        give(&stage, "q", workload).await;
+        stage.leader.fill_caches(&View::of(&stage.world));
+        inputs.push(NamespaceInputs::load(&stage.leader.context, NAMESPACE));
+    }
+    for (inputs, name) in inputs.iter().zip(["b", "c"]) {
+        let (context, now) = (&stage.leader.context, stage.world.now);
+        let synced = worker::sync_account(context, inputs, &account(name), now).await;
+        synced.unwrap();
+    }
+    assert_eq!(holders(&stage), ["a", "b"]);
+    stage.seconds(2).await;
+    assert_eq!(holders(&stage), ["a", "b"], "and it stays there");
+}
+
+/// Another process opened the charge, by other labels, and the new leader's cache of records does not
+/// show that yet; it may die at any write, and the pod may have ended meanwhile.
+#[tokio::test]
+async fn a_charge_that_two_leaders_opened_in_two_accounts_is_charged_once_whoever_dies_when() {
+    for ends_early in [false, true] {
+        for write in 0..12 {
+            for moment in [CrashPoint::Before, CrashPoint::After] {
+                let mut stage = stage("2026-11-10T10:00:00Z").await;
+                let bound = stage.world.now;
+                stage.world.create_foreign_pod("p").await;
+                give(&stage, "p", "b").await;
+                let before = View::of(&stage.world);
+                stage.seconds(2).await;
+                assert_eq!(holders(&stage), ["b"]);
+                give(&stage, "p", "a").await;
+                stage.leader = Leader::new(&stage.world, Faults::crash(write, moment));
+                let mut view = View::of(&stage.world);
+                view.records = before.records;
+                stage.leader.reconcile(&stage.world, &view).await.ok();
+                let pod = stage.world.pods().remove(0);
+                if !ends_early {
+                    stage.seconds(5).await;
+                }
+                let seconds = stage.world.now.duration_since(bound).as_secs();
+                stage.world.end(&pod, bound).await;
+                stage.seconds(5).await;
+                stage.world.remove(&stage.world.pods().remove(0)).await;
+                stage.seconds(5).await;
+                let died = format!("{ends_early}, it died {moment:?} write {write}");
+                assert_eq!(holders(&stage), Vec::<String>::new(), "{died}");
+                let accounts = accounts(&stage);
+                let lines = accounts.iter().flat_map(|account| account.days().values());
+                let charged: i64 = lines.flatten().map(|(_, line)| line.gpu_seconds).sum();
+                assert_eq!(charged, seconds, "{died}");
+            }
+        }
+    }
 }

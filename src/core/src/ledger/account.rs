@@ -189,6 +189,17 @@ impl Account {
         self.settling.contains(uid) || self.open.contains_key(uid)
     }
 
+    /// Gives a charge up that another account has too. False, and nothing changes, if it is not open
+    /// here, or if some of it is posted: a posted cost is never taken back.
+    pub fn withdraw(&mut self, uid: &str) -> bool {
+        let is_unposted = |charge: &&Charge| charge.posted_until().is_none();
+        let withdrawn = self.open_charge(uid).filter(is_unposted).is_some();
+        if withdrawn {
+            self.open.remove(uid);
+        }
+        withdrawn
+    }
+
     /// Posts the part of `charge` that this month still lacks. False, and nothing changes, if the
     /// pod is settled already.
     pub fn settle(&mut self, charge: &Charge, end: ChargeEnd, zone: &TimeZone) -> bool {

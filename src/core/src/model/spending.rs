@@ -44,6 +44,8 @@ pub(crate) struct Spending {
     /// Money an hour of each open charge of all accounts by the pod's UID; `None` if no price is
     /// known.
     rates: BTreeMap<Name, Option<Money>>,
+    /// In how many further accounts the charge of a pod is, until these give it up.
+    further: BTreeMap<Name, u32>,
 }
 
 impl Spending {
@@ -58,16 +60,40 @@ impl Spending {
         let mut changed: BTreeSet<Name> = old.rates.keys().cloned().collect();
         changed.extend(new.rates.keys().cloned());
         changed.retain(|uid| old.rates.get(uid) != new.rates.get(uid));
-        for uid in &changed {
-            match new.rates.get(uid) {
-                Some(rate) => drop(self.rates.insert(uid.clone(), *rate)),
-                None => drop(self.rates.remove(uid)),
-            }
-        }
         if let Some(account) = account {
             self.accounts.insert(name, account);
         }
+        for uid in &changed {
+            let had = old.rates.contains_key(uid);
+            self.set_rate(uid, had, new.rates.get(uid).copied());
+        }
         changed
+    }
+
+    /// Takes the rate of a pod in one account, which had it before or not.
+    fn set_rate(&mut self, uid: &Name, had: bool, rate: Option<Option<Money>>) {
+        let further = self.further.get(uid).copied().unwrap_or(0);
+        let now = match (had, rate.is_some()) {
+            (false, true) if self.rates.contains_key(uid) => further + 1,
+            (true, false) => further.saturating_sub(1),
+            _ => further,
+        };
+        match now {
+            0 => drop(self.further.remove(uid)),
+            _ => drop(self.further.insert(uid.clone(), now)),
+        }
+        let of_any = || {
+            let mut accounts = self.accounts.values();
+            accounts.rfind(|account| account.rates.contains_key(uid))
+        };
+        let rate = match further.max(now) {
+            0 => rate,
+            _ => of_any().and_then(|account| account.rates.get(uid).copied()),
+        };
+        match rate {
+            Some(rate) => drop(self.rates.insert(uid.clone(), rate)),
+            None => drop(self.rates.remove(uid)),
+        }
     }
 
     /// The account of this name.
@@ -365,6 +391,27 @@ mod tests {
             spent: [(Period::Daily, (within, spent))].into(),
             ..AccountSpend::default()
         }
+    }
+
+    #[test]
+    fn a_pod_that_two_accounts_have_keeps_its_rate_when_one_gives_it_up() {
+        let with = |rate: &str| AccountSpend {
+            rates: [("pod".into(), Some(money(rate)))].into(),
+            ..AccountSpend::default()
+        };
+        let mut spending = Spending::default();
+        spending.set("a".into(), Some(with("1")));
+        spending.set("b".into(), Some(with("1")));
+        assert!(spending.is_consistent());
+        spending.set("b".into(), Some(AccountSpend::default()));
+        assert_eq!(spending.rate("pod"), Some(Some(money("1"))));
+        assert!(spending.is_consistent());
+        spending.set("b".into(), Some(with("2")));
+        spending.set("a".into(), None);
+        assert_eq!(spending.rate("pod"), Some(Some(money("2"))));
+        spending.set("b".into(), None);
+        assert_eq!(spending.rate("pod"), None);
+        assert!(spending.is_consistent() && spending.further.is_empty());
     }
 
     #[test]
