@@ -38,11 +38,16 @@ where that counts. Call with the root.
 {{- include "bursar.celStrings" (concat $users .root.Values.admission.controllerUsers) }}
 {{- end }}
 
-{{/* CEL: containers of the pod `pod` ask for GPUs. The same resources as in src/api/src/template.rs. */}}
+{{/* CEL: the resource `r` is a GPU, or a part of one. The same names as in src/core/src/pricing/accelerators.rs. */}}
+{{- define "bursar.isGpu" -}}
+(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron', 'aws.amazon.com/neurondevice', 'aws.amazon.com/neuroncore', 'google.com/tpu', 'habana.ai/gaudi'] || r.startsWith('nvidia.com/mig-') || r.startsWith('amd.com/spx_') || r.startsWith('amd.com/dpx_') || r.startsWith('amd.com/tpx_') || r.startsWith('amd.com/qpx_') || r.startsWith('amd.com/cpx_'))
+{{- end }}
+
+{{/* CEL: containers of the pod `pod` ask for GPUs. */}}
 {{- define "bursar.asksForGpus" -}}
 (dyn({{ . }}).spec.?containers.orValue([]) + dyn({{ . }}).spec.?initContainers.orValue([])).exists(c,
 c.?resources.?limits.orValue({}).exists(r,
-(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] || r.startsWith('nvidia.com/mig-'))
+{{ include "bursar.isGpu" . }}
 && string(c.resources.limits[r]) != '0'))
 {{- end }}
 

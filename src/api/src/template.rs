@@ -3,11 +3,11 @@
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use schemars::{Schema, SchemaGenerator};
 
-/// CEL: the resource `r` is a GPU or a part of one. The chart's admission policy says the same in
-/// the same words.
+/// CEL: the resource `r` is a GPU or a part of one: the names of [`bursar_core::pricing::gpu_names`].
+/// The chart's admission policies say the same in the same words.
 macro_rules! is_gpu {
     () => {
-        "(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] || r.startsWith('nvidia.com/mig-'))"
+        "(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron', 'aws.amazon.com/neurondevice', 'aws.amazon.com/neuroncore', 'google.com/tpu', 'habana.ai/gaudi'] || r.startsWith('nvidia.com/mig-') || r.startsWith('amd.com/spx_') || r.startsWith('amd.com/dpx_') || r.startsWith('amd.com/tpx_') || r.startsWith('amd.com/qpx_') || r.startsWith('amd.com/cpx_'))"
     };
 }
 
@@ -149,25 +149,55 @@ pub(crate) fn schema(generator: &mut SchemaGenerator) -> Schema {
 
 #[cfg(test)]
 mod tests {
+    use bursar_core::pricing::gpu_names;
+
+    fn chart(path: &str) -> String {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/bursar/");
+        std::fs::read_to_string(format!("{chart}{path}")).unwrap()
+    }
+
+    /// What the operator charges for as a GPU is one for every rule and policy too.
     #[test]
-    fn the_admission_policy_means_the_same_gpus_and_names() {
-        let chart = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../charts/bursar/templates/spend-finalizer.yaml"
-        );
-        let policy = std::fs::read_to_string(chart).unwrap();
-        for rule in [is_gpu!(), "matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')"] {
-            assert!(policy.contains(rule), "{rule}");
+    fn rules_policies_and_documentation_mean_the_gpus_that_are_charged() {
+        let (names, prefixes) = gpu_names();
+        let list: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+        // one by one: the API server estimates less than for a list that is walked over
+        let begins = prefixes.iter();
+        let begins: Vec<String> = begins
+            .map(|prefix| format!("r.startsWith('{prefix}')"))
+            .collect();
+        let rule = format!("(r in [{}] || {})", list.join(", "), begins.join(" || "));
+        assert_eq!(is_gpu!(), rule);
+        let policies = [
+            "_admission.tpl",
+            "spend-finalizer.yaml",
+            "admission-policies.yaml",
+        ];
+        let mut places = 0;
+        for file in policies {
+            let policy = chart(&format!("templates/{file}"));
+            // names of GPUs stand in that rule alone
+            assert!(!policy.replace(&rule, "").contains("nvidia.com/"), "{file}");
+            places += policy.matches(&rule).count();
+        }
+        assert_eq!(places, 1, "one table for all policies");
+        let prices = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/prices.md");
+        let prices = std::fs::read_to_string(prices).unwrap();
+        for name in names {
+            assert!(prices.contains(&format!("`{name}`")), "{name}");
         }
     }
 
     #[test]
-    fn the_validating_policies_mean_the_same_gpus_names_and_seconds() {
+    fn the_admission_policy_means_the_same_names() {
+        let policy = chart("templates/spend-finalizer.yaml");
+        assert!(policy.contains("matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')"));
+    }
+
+    #[test]
+    fn the_validating_policies_mean_the_same_names_and_seconds() {
         use crate::names;
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/bursar/");
-        let file = |path: &str| std::fs::read_to_string(format!("{chart}{path}")).unwrap();
-        assert!(file("templates/_admission.tpl").contains(is_gpu!()));
-        let policies = file("templates/admission-policies.yaml");
+        let policies = chart("templates/admission-policies.yaml");
         let of_pods = [
             names::WORKLOAD_LABEL,
             names::KIND_LABEL,
@@ -185,6 +215,6 @@ mod tests {
         let list = of_pods.map(|name| format!("'{name}'")).join(", ");
         assert!(policies.contains(&format!("$keys := \"[{list}]\"")));
         let most = bursar_core::model::MAX_GRACE_SECONDS;
-        assert!(file("values.yaml").contains(&format!("maxGracePeriodSeconds: {most}")));
+        assert!(chart("values.yaml").contains(&format!("maxGracePeriodSeconds: {most}")));
     }
 }

@@ -9,7 +9,8 @@ pub(super) const NVIDIA: &str = "nvidia.com/gpu";
 const NEURON: &str = "aws.amazon.com/neuron";
 const NEURON_DEVICE: &str = "aws.amazon.com/neurondevice";
 pub(super) const NEURON_CORE: &str = "aws.amazon.com/neuroncore";
-/// Resource names that count as GPUs, in addition to every MIG profile and AMD partition.
+/// Resource names that count as GPUs, in addition to every MIG profile and AMD partition. The rules of
+/// the CRDs and of the chart's policies have the same names; a test of the API's crate compares them.
 const GPU_RESOURCES: [&str; 10] = [
     NVIDIA,
     "nvidia.com/gpu.shared",
@@ -23,6 +24,15 @@ const GPU_RESOURCES: [&str; 10] = [
     "habana.ai/gaudi",
 ];
 const MIG: &str = "nvidia.com/mig-";
+/// What the names of MIG profiles and of AMD's partitions begin with.
+const GPU_PREFIXES: [&str; 6] = [
+    MIG,
+    "amd.com/spx_",
+    "amd.com/dpx_",
+    "amd.com/tpx_",
+    "amd.com/qpx_",
+    "amd.com/cpx_",
+];
 /// The suffix that the device plugin adds to the name of a time-sliced resource.
 const SHARED: &str = ".shared";
 
@@ -47,11 +57,16 @@ pub fn is_gpu_driver(driver: &str) -> bool {
     GPU_DRIVERS.contains(&driver)
 }
 
+/// The names of extended resources that are GPUs, other accelerators, or parts of one; and what the
+/// names of others begin with. What cannot ask [`is_gpu`] (rules of the API server) has the same.
+pub fn gpu_names() -> (&'static [&'static str], &'static [&'static str]) {
+    (&GPU_RESOURCES, &GPU_PREFIXES)
+}
+
 /// True for an extended resource that is a GPU, another accelerator, or a part of one.
 pub fn is_gpu(resource: &str) -> bool {
-    GPU_RESOURCES.contains(&resource)
-        || resource.starts_with(MIG)
-        || amd_partitions(resource).is_some()
+    let mut prefixes = GPU_PREFIXES.iter();
+    GPU_RESOURCES.contains(&resource) || prefixes.any(|prefix| resource.starts_with(prefix))
 }
 
 /// True for an extended resource of the vendor of a driver: it may be the same GPUs as the driver's
@@ -234,6 +249,15 @@ mod tests {
         ] {
             assert!(!is_unknown_accelerator(other), "{other}");
         }
+    }
+
+    #[test]
+    fn every_partition_of_amd_has_a_prefix_that_counts_as_a_gpu() {
+        for (name, _) in AMD_PARTITIONS {
+            let prefix = format!("amd.com/{name}");
+            assert!(GPU_PREFIXES.contains(&prefix.as_str()), "{prefix}");
+        }
+        assert_eq!(GPU_PREFIXES.len(), 1 + AMD_PARTITIONS.len());
     }
 
     #[test]

@@ -27,7 +27,8 @@ mod share;
 mod tariff;
 
 pub use accelerators::{
-    is_gpu, is_gpu_driver, is_offered_again_as, is_same_vendor, is_unknown_accelerator, vendor,
+    gpu_names, is_gpu, is_gpu_driver, is_offered_again_as, is_same_vendor, is_unknown_accelerator,
+    vendor,
 };
 pub use attributes::{CapacityType, OtherGpus, PricingAttributes, ResourceAmounts};
 pub use basis::EstimateBasis;
