@@ -538,6 +538,103 @@ mod tests {
         assert_eq!(on("nvidia.com/mig-9g.x", &[]).share, Share::WHOLE);
     }
 
+    /// Clouds call two GPUs by one name, and give machines parts of one.
+    #[test]
+    fn a_name_of_two_gpus_is_told_by_their_memory_and_a_part_by_the_machine() {
+        let machine = "node.kubernetes.io/instance-type";
+        let (name, memory) = (
+            "karpenter.k8s.aws/instance-gpu-name",
+            "karpenter.k8s.aws/instance-gpu-memory",
+        );
+        let (auto, auto_memory) = (
+            "eks.amazonaws.com/instance-gpu-name",
+            "eks.amazonaws.com/instance-gpu-memory",
+        );
+        let azure = "karpenter.azure.com/sku-gpu-name";
+        for (labels, model, share, gib) in [
+            (
+                vec![(name, "a100"), (memory, "40960")],
+                "NVIDIA-A100-SXM4-40GB",
+                1,
+                Some(40),
+            ),
+            (
+                vec![(name, "a100"), (memory, "81920")],
+                "NVIDIA-A100-SXM4-80GB",
+                1,
+                Some(80),
+            ),
+            (
+                vec![(name, "v100"), (memory, "16384")],
+                "Tesla-V100-SXM2-16GB",
+                1,
+                Some(16),
+            ),
+            (
+                vec![(name, "v100"), (memory, "32768")],
+                "Tesla-V100-SXM2-32GB",
+                1,
+                Some(32),
+            ),
+            (
+                vec![(auto, "a100"), (auto_memory, "81920")],
+                "NVIDIA-A100-SXM4-80GB",
+                1,
+                Some(80),
+            ),
+            // nobody says how much it has
+            (vec![(name, "a100")], "a100", 1, None),
+            (vec![(name, "l40s"), (memory, "45776")], "l40s", 1, Some(45)),
+            (
+                vec![(azure, "A100"), (machine, "Standard_NC24ads_A100_v4")],
+                "NVIDIA-A100-80GB-PCIe",
+                1,
+                None,
+            ),
+            (
+                vec![(azure, "A10"), (machine, "Standard_NV12ads_A10_v5")],
+                "A10",
+                3,
+                None,
+            ),
+            (
+                vec![(name, "l4"), (memory, "2861"), (machine, "g6f.xlarge")],
+                "l4",
+                8,
+                Some(23),
+            ),
+            (
+                vec![(memory, "11444"), (machine, "gr6f.4xlarge")],
+                "NVIDIA-L4",
+                2,
+                Some(23),
+            ),
+        ] {
+            let pod = PricingAttributes {
+                resource: "nvidia.com/gpu".into(),
+                gpus: 1,
+                ..PricingAttributes::default()
+            };
+            let owned = labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let attributes = pod.on_node("node-1", 1, &owned.collect());
+            let share = Share {
+                part: 1,
+                whole: share,
+            };
+            assert_eq!(
+                (
+                    attributes.model.as_deref(),
+                    attributes.share,
+                    attributes.gpu_memory_gib
+                ),
+                (Some(model), share, gib),
+                "{labels:?}"
+            );
+        }
+    }
+
     #[test]
     fn a_device_says_itself_what_it_is() {
         let on = |driver: &str| {

@@ -99,6 +99,23 @@ const NVIDIA_NAMES: &[(&str, &str)] = &[
     ("v100-sxm2-32gb-ls", "Tesla-V100-SXM2-32GB"),
 ];
 
+/// Names that clouds give to two GPUs, which differ in their memory: gibibytes, and the name in price
+/// lists.
+const BY_MEMORY: &[(&str, &[(u32, &str)])] = &[
+    (
+        "a100",
+        &[(40, "NVIDIA-A100-SXM4-40GB"), (80, "NVIDIA-A100-SXM4-80GB")],
+    ),
+    (
+        "v100",
+        &[(16, "Tesla-V100-SXM2-16GB"), (32, "Tesla-V100-SXM2-32GB")],
+    ),
+    (
+        "v100-nvlink",
+        &[(16, "Tesla-V100-SXM2-16GB"), (32, "Tesla-V100-SXM2-32GB")],
+    ),
+];
+
 /// Models of AMD as price lists name them, which are a word of the label's value
 /// (`AMD_Instinct_MI300X_OAM`).
 const AMD_NAMES: [&str; 10] = [
@@ -142,6 +159,21 @@ pub fn canonical_model(model: &str) -> Option<&'static str> {
         .or_else(|| amd_name(model))
 }
 
+/// Whether clouds give this name to GPUs of more than one size of memory.
+pub(super) fn is_ambiguous(model: &str) -> bool {
+    let name = normalized(model);
+    BY_MEMORY.iter().any(|(other, _)| *other == name)
+}
+
+/// The one of the GPUs of this name that has so many gibibytes; `None` where the name is one GPU's, or
+/// none has.
+pub(super) fn model_with_memory(model: &str, gib: u32) -> Option<&'static str> {
+    let name = normalized(model);
+    let (_, sizes) = BY_MEMORY.iter().find(|(other, _)| *other == name)?;
+    let known = sizes.iter().find(|(size, _)| *size == gib)?;
+    Some(known.1)
+}
+
 /// The model of an AMD GPU by its PCI device id, such as `74b5` or `0x74B5`.
 pub(super) fn amd_model_of_device(id: &str) -> Option<&'static str> {
     let id = id.to_ascii_lowercase();
@@ -175,9 +207,12 @@ fn normalized(model: &str) -> String {
     name.strip_prefix("tesla-").unwrap_or(name).to_owned()
 }
 
-/// Machines of clouds that set no label for the model: Azure and Oracle name the GPU in the type.
-/// The second number is how many of such machines share one GPU.
+/// Machines whose type says the model, where no label does (Azure and Oracle name the GPU in it), or
+/// that have a part of a GPU. The second number is how many of such machines share one GPU.
 pub(super) fn model_of_machine(instance_type: &str) -> Option<(&'static str, u32)> {
+    if let Some(machines) = machines_of_an_l4(instance_type) {
+        return Some(("NVIDIA-L4", machines));
+    }
     let azure = instance_type
         .strip_prefix("Standard_")
         .map(|size| model_of_azure_size(&size.to_ascii_uppercase()));
@@ -206,6 +241,7 @@ fn model_of_azure_size(size: &str) -> Option<(&'static str, u32)> {
         () if is_of("ND96AS") => "NVIDIA-A100-SXM4-40GB",
         () if has("T4") => "Tesla-T4",
         () if has("A10") => return Some(("NVIDIA-A10", machines_of_an_a10(first))),
+        () if has("V710") => return Some(("Radeon-Pro-V710", machines_of_a_v710(first))),
         () if is_of("ND40RS") => "Tesla-V100-SXM2-32GB",
         () if is_of("NC") && has("V3") => "Tesla-V100-SXM2-16GB",
         () => return None,
@@ -220,6 +256,26 @@ fn machines_of_an_a10(size: &str) -> u32 {
         "NV12ADS" => 3,
         "NV18ADS" => 2,
         _ => 1,
+    }
+}
+
+/// `NV4ADS_V710_v5` has a sixth of a Radeon Pro V710.
+fn machines_of_a_v710(size: &str) -> u32 {
+    match size {
+        "NV4ADS" => 6,
+        "NV8ADS" => 3,
+        "NV12ADS" => 2,
+        _ => 1,
+    }
+}
+
+/// AWS's machines with a part of an L4. See aws.amazon.com/ec2/instance-types/g6, "G6f".
+fn machines_of_an_l4(instance_type: &str) -> Option<u32> {
+    match instance_type {
+        "g6f.large" | "g6f.xlarge" => Some(8),
+        "g6f.2xlarge" => Some(4),
+        "g6f.4xlarge" | "gr6f.4xlarge" => Some(2),
+        _ => None,
     }
 }
 
@@ -382,6 +438,12 @@ mod tests {
             ("VM.GPU.A10.1", Some(("NVIDIA-A10", 1))),
             ("BM.GPU.MI300X.8", Some(("MI300X", 1))),
             ("VM.Standard.E4.Flex", None),
+            ("Standard_NV4ads_V710_v5", Some(("Radeon-Pro-V710", 6))),
+            ("Standard_NV24ads_V710_v5", Some(("Radeon-Pro-V710", 1))),
+            ("g6f.large", Some(("NVIDIA-L4", 8))),
+            ("g6f.2xlarge", Some(("NVIDIA-L4", 4))),
+            ("gr6f.4xlarge", Some(("NVIDIA-L4", 2))),
+            ("g6.4xlarge", None),
             ("p5.48xlarge", None),
             ("", None),
         ] {

@@ -7,16 +7,20 @@ use super::accelerators::{
     NEURON_CORE, NVIDIA, cores_of_chip, is_fraction, share_by_name, vendor, without_renaming,
 };
 use super::attributes::CapacityType;
-use super::gpu_models::{amd_model_of_device, is_generic_amd_name, model_of_machine};
+use super::gpu_models::{
+    amd_model_of_device, is_ambiguous, is_generic_amd_name, model_of_machine, model_with_memory,
+};
 use super::share::Share;
 
 /// As long as the values of labels may be. A longer one, of whatever made the object, is none.
 const MAX_LABEL_CHARACTERS: usize = 63;
 const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 /// Clouds' labels that name the model of an NVIDIA GPU, where GPU feature discovery does not run.
-const NVIDIA_MODEL_LABELS: [&str; 7] = [
+const NVIDIA_MODEL_LABELS: [&str; 9] = [
     "cloud.google.com/gke-accelerator",
     "karpenter.k8s.aws/instance-gpu-name",
+    "eks.amazonaws.com/instance-gpu-name",
+    "karpenter.azure.com/sku-gpu-name",
     "k8s.amazonaws.com/accelerator",
     "gpu.nvidia.com/model",
     "gpu.nvidia.com/class",
@@ -89,7 +93,7 @@ impl<'a> NodeLabels<'a> {
             Some((model, profile)) => (Some(model), Some(profile)),
             None => (bare, None),
         };
-        let model = model.or(machine.map(|(model, _)| model));
+        let model = self.precise_model(resource, model, machine.map(|(model, _)| model));
         let device = self.device_share(resource, profile, model);
         let machines = machine.map_or(1, |(_, machines)| machines);
         let renamed = without_renaming(resource);
@@ -117,6 +121,21 @@ impl<'a> NodeLabels<'a> {
             model: model.map(str::to_owned),
             share,
         }
+    }
+
+    /// The model that a label names or, where it names two (`a100`), the one that the memory or the type
+    /// of the machine says it is.
+    fn precise_model(
+        self,
+        resource: &str,
+        label: Option<&'a str>,
+        machine: Option<&'static str>,
+    ) -> Option<&'a str> {
+        let Some(label) = label.filter(|label| is_ambiguous(label)) else {
+            return label.or(machine);
+        };
+        let by_memory = || model_with_memory(label, self.gpu_memory_gib(resource)?);
+        Some(machine.or_else(by_memory).unwrap_or(label))
     }
 
     /// The share of a GPU that is one device, before it is time-sliced.
@@ -161,13 +180,17 @@ impl<'a> NodeLabels<'a> {
         discovered
             .or_else(|| self.count("cloud.google.com/gke-accelerator-count"))
             .or_else(|| self.count("karpenter.k8s.aws/instance-gpu-count"))
+            .or_else(|| self.count("eks.amazonaws.com/instance-gpu-count"))
+            .or_else(|| self.count("karpenter.azure.com/sku-gpu-count"))
             .or_else(|| self.count("gpu.nvidia.com/count"))
     }
 
     /// Gibibytes of memory of one physical GPU. GPU feature discovery gives mebibytes, and with MIG's
-    /// single strategy those of a part.
+    /// single strategy those of a part. A machine with a part of a GPU has that part of its memory.
     pub(super) fn gpu_memory_gib(self, resource: &str) -> Option<u32> {
-        let mebibytes = |key: &str| Some(self.count(key)?.div_ceil(1024));
+        let machine = self.instance_type().and_then(model_of_machine);
+        let machines = machine.map_or(1, |(_, machines)| machines);
+        let mebibytes = |key: &str| Some(self.count(key)?.checked_mul(machines)?.div_ceil(1024));
         match vendor(resource) {
             "nvidia.com" | "gpu.nvidia.com" => {
                 let product = self.get("nvidia.com/gpu.product");
@@ -175,6 +198,7 @@ impl<'a> NodeLabels<'a> {
                 let discovered = mebibytes("nvidia.com/gpu.memory").filter(|_| !is_part);
                 discovered
                     .or_else(|| mebibytes("karpenter.k8s.aws/instance-gpu-memory"))
+                    .or_else(|| mebibytes("eks.amazonaws.com/instance-gpu-memory"))
                     .or_else(|| self.count("gpu.nvidia.com/vram"))
             }
             "amd.com" | "gpu.amd.com" => self
