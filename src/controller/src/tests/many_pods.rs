@@ -1,12 +1,14 @@
 //! Accounts of more pods than anybody thought of, and pods whose labels say what is not so.
 
-use bursar_api::SpendRecord;
+use std::collections::BTreeMap;
+
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::{PriceList, SpendRecord};
 use bursar_apitest::faults::{CrashPoint, Faults};
 use bursar_core::calendar::{Interval, Month};
 use bursar_core::ledger::Account;
-use jiff::SignedDuration;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -286,4 +288,105 @@ async fn a_charge_that_two_leaders_opened_in_two_accounts_is_charged_once_whoeve
             }
         }
     }
+}
+
+/// What a pod costs by day, in nano-units: whole numbers, a calendar and nothing of Bursar's.
+#[derive(Default)]
+struct Counted {
+    by_day: BTreeMap<String, (i64, i128)>,
+}
+
+impl Counted {
+    /// A pod from `start` to `end` by this rate of nano-units an hour, rounded down since its start.
+    fn add(&mut self, start: i64, end: i64, rate: i128) {
+        const DAY: i64 = 86_400;
+        let until = |at: i64| rate * i128::from(at - start) / 3_600;
+        let mut at = start;
+        while at < end {
+            let next = ((at / DAY + 1) * DAY).min(end);
+            let day = Timestamp::from_second(at).unwrap();
+            let day = day.to_zoned(TimeZone::UTC).date().to_string();
+            let sum = self.by_day.entry(day).or_default();
+            sum.0 += next - at;
+            sum.1 += until(next) - until(at);
+            at = next;
+        }
+    }
+}
+
+/// A record that many jobs fill in a month: nobody deletes the pods that have ended.
+#[tokio::test]
+async fn a_month_of_twelve_thousand_ended_pods_and_two_thousand_that_run_is_exact_and_fits_into_a_record()
+ {
+    const DAYS: usize = 24;
+    const ENDED: usize = 500;
+    const OPEN: usize = 2_000;
+    // no whole number of nano-units a second
+    const RATE: i128 = 1_234_567_891;
+    let mut stage = stage("2026-11-02T22:00:00Z").await;
+    stage.world.delete_prices().await;
+    let gpus = json!([{"model": "H100", "pricePerHour": "1.234567891"}]);
+    let list = json!({"metadata": {"name": "odd"}, "spec": {"currency": "USD", "gpus": gpus}});
+    stage.world.create_all::<PriceList>(list).await;
+    let begin = stage.world.now;
+    let set_clock = |stage: &mut Stage, at: Timestamp| {
+        stage.world.now = at;
+        stage.world.server.set_clock(at);
+    };
+    let mut counted = Counted::default();
+    for day in 0..DAYS {
+        let bound = begin + SignedDuration::from_hours(24 * day as i64);
+        set_clock(&mut stage, bound);
+        let mut names = Vec::new();
+        for number in 0..ENDED {
+            let name = format!("job-{day}-{number}");
+            stage.world.create_foreign_pod(&name).await;
+            names.push(name);
+        }
+        // every second one is not seen before it has ended
+        if day % 2 == 0 {
+            sync(&mut stage).await.unwrap();
+        }
+        for (number, name) in names.iter().enumerate() {
+            // some past midnight
+            let seconds = 1 + 17 * number as i64;
+            stage.world.now = bound + SignedDuration::from_secs(seconds);
+            let pod = stage.world.api::<Pod>().get(name).await.unwrap();
+            stage.world.end(&pod, bound).await;
+            let start = bound.as_second();
+            counted.add(start, start + seconds, RATE);
+        }
+        set_clock(&mut stage, bound + SignedDuration::from_hours(3));
+        sync(&mut stage).await.unwrap();
+        sync(&mut stage).await.unwrap();
+    }
+    let bound = stage.world.now;
+    for number in 0..OPEN {
+        stage
+            .world
+            .create_foreign_pod(&format!("notebook-{number}"))
+            .await;
+    }
+    sync(&mut stage).await.unwrap();
+    let end = "2026-11-29T12:34:56Z".parse().unwrap();
+    set_clock(&mut stage, end);
+    sync(&mut stage).await.unwrap();
+    for _ in 0..OPEN {
+        counted.add(bound.as_second(), end.as_second(), RATE);
+    }
+    let account = &accounts(&stage)[0];
+    assert_eq!(
+        (account.open_charges().len(), account.settling().len()),
+        (OPEN, DAYS * ENDED)
+    );
+    let mut by_day: BTreeMap<String, (i64, i128)> = BTreeMap::new();
+    for ((day, _), line) in account.daily_costs(end, &TimeZone::UTC) {
+        let sum = by_day.entry(day.to_string()).or_default();
+        sum.0 += line.gpu_seconds;
+        sum.1 += line.cost.total().nanos();
+        assert_eq!(line.estimated.nanos(), 0, "{day}");
+    }
+    assert_eq!(by_day, counted.by_day);
+    let bytes = bytes_of_the_largest(&stage);
+    assert!(bytes < ETCD_BYTES, "{bytes}");
 }
