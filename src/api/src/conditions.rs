@@ -32,6 +32,9 @@ pub const BUDGET_CHANGE_PENDING: &str = "BudgetChangePending";
 /// No GPU pod that Bursar did not make runs without money. A BudgetPolicy has the condition only while it
 /// evicts such pods.
 pub const UNMANAGED_EVICTED: &str = "UnmanagedEvicted";
+/// Every accelerator that pods of the namespace hold is one that some price may be for. A BudgetPolicy
+/// has the condition only while one is not, and costs nothing.
+pub const ACCELERATORS_KNOWN: &str = "AcceleratorsKnown";
 /// Nothing is changed. Workloads and BudgetPolicies have the condition only while they are paused.
 pub const PAUSED: &str = "Paused";
 /// The resource can be read.
@@ -208,6 +211,13 @@ reasons! {
     NOTICE_GIVEN = "NoticeGiven";
     /// The API server refuses to evict one.
     EVICTION_REFUSED = "EvictionRefused";
+}
+
+reasons! {
+    /// Reasons of [`ACCELERATORS_KNOWN`](super::ACCELERATORS_KNOWN).
+    accelerators_known:
+    /// Pods hold a resource that looks like an accelerator, and that no rule knows.
+    UNKNOWN_RESOURCE = "UnknownResource";
 }
 
 reasons! {

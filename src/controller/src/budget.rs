@@ -3,12 +3,14 @@
 use bursar_api::BudgetPolicy;
 use bursar_api::budget::{BudgetPolicyStatus, BudgetTerms, Latch, Phase};
 use bursar_api::conditions::{
-    self, BUDGET_CHANGE_PENDING, ConditionState, SPEND_RECORDED, UNMANAGED_EVICTED, WITHIN_BUDGET,
-    budget_change_pending, budget_within_budget, spend_recorded, unmanaged_evicted,
+    self, ACCELERATORS_KNOWN, BUDGET_CHANGE_PENDING, ConditionState, SPEND_RECORDED,
+    UNMANAGED_EVICTED, WITHIN_BUDGET, accelerators_known, budget_change_pending,
+    budget_within_budget, spend_recorded, unmanaged_evicted,
 };
 use bursar_api::names::APPLY_NOW_ANNOTATION;
 use bursar_core::budget::{self, BudgetState, Evictions, OnExhausted, PendingChange};
 use bursar_core::calendar::whole_second;
+use bursar_core::model::Name;
 use bursar_core::money::Money;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,12 +21,13 @@ use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages,
 };
 
-/// The status that says where the budget stands, if it is due, and when to look again.
+/// The status that says where the budget stands, if it is due, and when to look again. `others` are
+/// conditions that it has only while they say something.
 pub(crate) fn next(
     object: &BudgetPolicy,
     pacing: &mut StatusPacing,
     budget_state: &BudgetState,
-    paused: Option<ConditionState>,
+    others: Vec<ConditionState>,
     running: &[String],
     currency: &str,
     now: Timestamp,
@@ -118,7 +121,7 @@ pub(crate) fn next(
     ];
     says.extend(pending.map(|change| pending_change(object, budget_state, change, running)));
     says.extend(evictions.map(evictions_condition));
-    says.extend(paused);
+    says.extend(others);
     status.conditions =
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
     let change = Change {
@@ -168,6 +171,33 @@ fn evictions_condition(evictions: &Evictions) -> ConditionState {
         reason,
         message,
     }
+}
+
+/// The condition that names accelerators of the namespace's pods which cost nothing, as no rule knows
+/// them, each with one of the pods.
+pub(crate) fn accelerators_known(unknown: &[(String, Name)]) -> Option<ConditionState> {
+    const NAMED: usize = 5;
+    if unknown.is_empty() {
+        return None;
+    }
+    let named = unknown.iter().take(NAMED);
+    let named: Vec<String> = named
+        .map(|(resource, pod)| format!("{resource} (pod {pod})"))
+        .collect();
+    let mut named = named.join(", ");
+    if unknown.len() > NAMED {
+        named += &format!(" and {} more", unknown.len() - NAMED);
+    }
+    let message = format!(
+        "pods hold {named}, which no price can be for: they cost nothing and count in no budget. The \
+         names that count: docs/prices.md. For all nodes: kubectl bursar prices check"
+    );
+    Some(ConditionState {
+        kind: ACCELERATORS_KNOWN,
+        status: Some(false),
+        reason: accelerators_known::UNKNOWN_RESOURCE,
+        message,
+    })
 }
 
 /// The condition that says what stops when the grace window ends.
@@ -288,7 +318,15 @@ mod tests {
         let mut pacing = StatusPacing::default();
         let mut now = start + SignedDuration::from_hours(1);
         let mut look = |budget_state: &BudgetState, now| {
-            let next = next(&object, &mut pacing, budget_state, None, &[], "USD", now);
+            let next = next(
+                &object,
+                &mut pacing,
+                budget_state,
+                Vec::new(),
+                &[],
+                "USD",
+                now,
+            );
             let writes = next.status.is_some();
             object.status = next.status.or(object.status.take());
             (

@@ -24,6 +24,8 @@ const UNREADY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 struct IndexedPod {
     workload: Option<WorkloadRef>,
     gateway: Option<GatewayAddress>,
+    /// Accelerators that it holds and that no rule knows.
+    unknown: BTreeSet<String>,
 }
 
 /// A gateway that is not being deleted.
@@ -47,6 +49,8 @@ pub(crate) struct IndexChange {
     pub(crate) gateways: bool,
     /// The workloads that the pod belongs to or did.
     pub(crate) workloads: BTreeSet<WorkloadRef>,
+    /// The accelerators that no rule knows and that pods of the namespace hold have changed.
+    pub(crate) unknown: bool,
 }
 
 /// Pods by workload, and gateways.
@@ -56,6 +60,8 @@ pub(crate) struct PodIndex {
     by_workload: BTreeMap<WorkloadRef, BTreeSet<Name>>,
     /// The gateways that take requests, by the name of their pod.
     gateways: BTreeMap<Key, Gateway>,
+    /// The pods that hold accelerators that no rule knows, by namespace and resource.
+    unknown: BTreeMap<Name, BTreeMap<String, BTreeSet<Name>>>,
 }
 
 impl PodIndex {
@@ -64,15 +70,20 @@ impl PodIndex {
         let new = pod.map(|pod| IndexedPod {
             workload: pod::workload_of(pod),
             gateway: gateway_address(pod),
+            unknown: pod::unknown_accelerators(pod),
         });
         let gateway = new.as_ref().and_then(|new| new.gateway);
-        let new = new.filter(|new| new.workload.is_some() || new.gateway.is_some());
+        let counts = |new: &IndexedPod| {
+            new.workload.is_some() || new.gateway.is_some() || !new.unknown.is_empty()
+        };
+        let new = new.filter(counts);
         let old = self.pods.remove(name);
         let workloads = [&old, &new].into_iter().flatten();
         let workloads = workloads.filter_map(|pod| pod.workload.clone());
         let change = IndexChange {
             gateways: self.set_gateway(name, gateway, now),
             workloads: workloads.collect(),
+            unknown: self.set_unknown(name, old.as_ref(), new.as_ref()),
         };
         if old != new {
             if let Some(workload) = old.and_then(|pod| pod.workload)
@@ -92,6 +103,48 @@ impl PodIndex {
             self.pods.insert(name.clone(), new);
         }
         change
+    }
+
+    /// Takes the accelerators of a pod that no rule knows. Returns whether those of its namespace have
+    /// changed: a further pod with one of them changes nothing.
+    fn set_unknown(
+        &mut self,
+        pod: &Key,
+        old: Option<&IndexedPod>,
+        new: Option<&IndexedPod>,
+    ) -> bool {
+        let of = |pod: Option<&IndexedPod>| pod.map(|pod| pod.unknown.clone()).unwrap_or_default();
+        let (old, new) = (of(old), of(new));
+        if old == new {
+            return false;
+        }
+        let known = self.unknown.entry(pod.namespace.clone()).or_default();
+        let mut has_changed = false;
+        for resource in old.difference(&new) {
+            if let Some(pods) = known.get_mut(resource) {
+                pods.remove(&pod.name);
+                has_changed |= pods.is_empty();
+            }
+        }
+        known.retain(|_, pods| !pods.is_empty());
+        for resource in new.difference(&old) {
+            let pods = known.entry(resource.clone()).or_default();
+            has_changed |= pods.is_empty();
+            pods.insert(pod.name.clone());
+        }
+        if known.is_empty() {
+            self.unknown.remove(&pod.namespace);
+        }
+        has_changed
+    }
+
+    /// The accelerators that no rule knows and that pods of a namespace hold, each with one of these
+    /// pods.
+    pub(crate) fn unknown_accelerators(&self, namespace: &str) -> Vec<(String, Name)> {
+        let known = self.unknown.get(namespace).into_iter().flatten();
+        known
+            .filter_map(|(resource, pods)| Some((resource.clone(), pods.first()?.clone())))
+            .collect()
     }
 
     /// Takes a gateway as it is now. Returns whether those that take requests have changed.

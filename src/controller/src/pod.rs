@@ -2,14 +2,14 @@
 //! and the attributes that price it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL, is_workload};
 use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::ledger::ChargeEnd;
 use bursar_core::pod_set::Resources;
-use bursar_core::pricing::{ResourceAmounts, is_gpu};
+use bursar_core::pricing::{ResourceAmounts, is_gpu, is_unknown_accelerator};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -20,6 +20,8 @@ use crate::{pod_mark, pod_resources};
 /// The kubelet writes a pod's first conditions within this time of the pod's start.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(10);
 
+/// No pod has so many kinds of accelerators; further ones are not named.
+const MAX_UNKNOWN_ACCELERATORS: usize = 16;
 /// As long as names of objects may be.
 const MAX_OWNER_CHARACTERS: usize = 253;
 
@@ -334,6 +336,27 @@ pub(crate) fn gpus(pod: &Pod) -> Vec<(String, u32)> {
 /// device class the spec does not reveal.
 pub(crate) fn may_hold_gpus(pod: &Pod) -> bool {
     may_hold_devices(pod) || !gpus(pod).is_empty()
+}
+
+/// The extended resources of a pod that look like accelerators and that no rule knows: it is charged
+/// nothing for them.
+pub(crate) fn unknown_accelerators(pod: &Pod) -> BTreeSet<String> {
+    let Some(spec) = pod.spec.as_ref().filter(|_| !is_terminal(pod)) else {
+        return BTreeSet::new();
+    };
+    let all = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let resources = all.filter_map(|container| container.resources.as_ref());
+    let asked = resources.flat_map(|asked| asked.limits.iter().chain(&asked.requests).flatten());
+    asked
+        .filter(|(name, count)| {
+            is_unknown_accelerator(name) && quantities::count(count).is_ok_and(|count| count > 0)
+        })
+        .map(|(name, _)| name.clone())
+        .take(MAX_UNKNOWN_ACCELERATORS)
+        .collect()
 }
 
 /// Whether the pod may hold devices by claims: its own, or a claim that the scheduler created for

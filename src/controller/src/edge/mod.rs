@@ -174,6 +174,7 @@ impl Edge {
             claims: std::mem::take(&mut self.claims),
             loader: AccountLoader::default(),
             reads_priorities: false,
+            unknown_accelerators: BTreeSet::new(),
             gateways_changed: false,
             now,
             observed: Observed::default(),
@@ -203,6 +204,16 @@ impl Edge {
             for service in self.listed_keys(CachedKind::InferenceDeployment) {
                 let event = batch.workloads().service(&service);
                 batch.push(event);
+            }
+        }
+        for namespace in std::mem::take(&mut batch.unknown_accelerators) {
+            let budgets = self
+                .known
+                .get(&CachedKind::BudgetPolicy)
+                .into_iter()
+                .flatten();
+            for budget in budgets.filter(|budget| budget.namespace == namespace) {
+                batch.has_changed(ObjectKey::Budget(budget.clone()));
             }
         }
         self.observe_prices(&mut batch);
@@ -542,6 +553,8 @@ struct Batch<'a> {
     loader: AccountLoader,
     /// The priority of any workload may have changed.
     reads_priorities: bool,
+    /// Namespaces of which pods hold other accelerators that no rule knows than before.
+    unknown_accelerators: BTreeSet<Name>,
     /// The gateways that take requests have changed.
     gateways_changed: bool,
     now: Timestamp,

@@ -119,6 +119,9 @@ impl PodEdge {
         let change = lock(&context.index).set(key, pod.as_deref(), now);
         // anybody can label a pod as a gateway; ours are in the operator's namespace
         let gateways_changed = change.gateways && *key.namespace == *context.namespace;
+        if change.unknown {
+            batch.unknown_accelerators.insert(key.namespace.clone());
+        }
         for workload in &change.workloads {
             batch.observed.statuses.extend(ObjectKey::of(workload));
         }

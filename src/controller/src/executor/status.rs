@@ -201,12 +201,16 @@ async fn write_budget(
     let running =
         pending.map(|change| running(context, &subject.key().namespace, change.stops_below));
     let running = running.unwrap_or_default();
+    let unknown = lock(&context.index).unknown_accelerators(&subject.key().namespace);
+    let others = budget::accelerators_known(&unknown)
+        .into_iter()
+        .chain(paused);
     let next = |pacing: &mut StatusPacing| {
         budget::next(
             &object,
             pacing,
             budget_state,
-            paused,
+            others.collect(),
             &running,
             currency,
             now,

@@ -32,6 +32,7 @@ mod stops;
 mod sweep;
 mod training;
 mod troubles;
+mod unknown_accelerators;
 mod unreadable;
 mod watched_cluster;
 mod world;
