@@ -107,11 +107,11 @@ pub struct Options {
     /// How long a replica may take until the head of its answer, from 1s to 24h; of an answer that
     /// is not streamed this is all of it. Then the client gets 504.
     #[arg(long, default_value = "15m", value_parser = bounded_timeout)]
-    pub answer_head_timeout: Duration,
+    pub response_header_timeout: Duration,
     /// How long a replica may send nothing in the middle of its answer, from 1s to 24h. Then the answer
     /// is cut off.
     #[arg(long, default_value = "15m", value_parser = bounded_timeout)]
-    pub answer_silence_timeout: Duration,
+    pub response_idle_timeout: Duration,
     /// How long a client may take nothing of its answer, from 1s to 24h. Then the answer is cut off.
     #[arg(long, default_value = "60s", value_parser = bounded_timeout)]
     pub client_stall_timeout: Duration,
@@ -197,8 +197,8 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     let limits = Limits {
         client_idle: CLIENT_IDLE_TIMEOUT,
         client_stall: options.client_stall_timeout,
-        answer_head: options.answer_head_timeout,
-        answer_silence: options.answer_silence_timeout,
+        response_header: options.response_header_timeout,
+        response_idle: options.response_idle_timeout,
         pacing: PACING_TIMEOUT,
         close_clients: true,
     };

@@ -282,7 +282,7 @@ async fn serve_connection(
             true = idle.as_mut(), if !first_request.is_cancelled() => return,
             () = stalled.as_mut() => {
                 tracing::debug!(%peer, "a client does not read its answer");
-                metrics.aborted_answers.get_or_create(&CauseLabel::CLIENT_STALLED).inc();
+                metrics.aborted_responses.get_or_create(&CauseLabel::CLIENT_STALLED).inc();
                 return;
             }
             () = wait_for_either(&responded, &closed), if !closing => {

@@ -54,8 +54,8 @@ impl MeasuredGateway {
         let limits = Limits {
             client_idle: TIMEOUT,
             client_stall: TIMEOUT,
-            answer_head: TIMEOUT,
-            answer_silence: TIMEOUT,
+            response_header: TIMEOUT,
+            response_idle: TIMEOUT,
             pacing: TIMEOUT,
             close_clients: !keep_clients,
         };

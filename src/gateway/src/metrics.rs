@@ -69,7 +69,7 @@ pub(crate) struct Metrics {
     /// Finished requests, by outcome.
     pub(crate) requests: Family<OutcomeLabel, Counter>,
     /// Answers that were cut off in the middle, by cause.
-    pub(crate) aborted_answers: Family<CauseLabel, Counter>,
+    pub(crate) aborted_responses: Family<CauseLabel, Counter>,
     /// Times that requests woke a service.
     pub(crate) wakes: Family<ServiceLabel, Counter>,
     /// Attempts to connect or send to a replica that failed and were repeated.
@@ -88,7 +88,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             hold_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             requests: Family::default(),
-            aborted_answers: Family::default(),
+            aborted_responses: Family::default(),
             wakes: Family::default(),
             retries: Counter::default(),
             ejections: Counter::default(),
@@ -115,9 +115,9 @@ impl Metrics {
             metrics.requests.clone(),
         );
         registry.register(
-            "bursar_gateway_aborted_answers",
+            "bursar_gateway_aborted_responses",
             "Number of answers that the gateway cut off in the middle, by cause: the client read nothing or the replica sent nothing for too long",
-            metrics.aborted_answers.clone(),
+            metrics.aborted_responses.clone(),
         );
         registry.register(
             "bursar_gateway_wakes",

@@ -46,9 +46,9 @@ pub(crate) struct Limits {
     /// The answer of a client that reads nothing of it for this long is cut off.
     pub(crate) client_stall: Duration,
     /// A replica has this long for the head of its answer.
-    pub(crate) answer_head: Duration,
+    pub(crate) response_header: Duration,
     /// A replica may send nothing for this long in the middle of its answer.
-    pub(crate) answer_silence: Duration,
+    pub(crate) response_idle: Duration,
     /// A request waits for this long at most because all ready replicas have as many requests as
     /// they should.
     pub(crate) pacing: Duration,
@@ -99,7 +99,7 @@ impl RequestHandler {
             demand,
             metrics,
             body_reader: BodyReader::new(limits.client_idle),
-            upstream: Upstream::new(limits.answer_head),
+            upstream: Upstream::new(limits.response_header),
             limits,
         }))
     }
@@ -143,7 +143,7 @@ impl RequestHandler {
                     replica,
                     in_flight,
                     read,
-                    self.0.limits.answer_silence,
+                    self.0.limits.response_idle,
                     self.0.metrics.clone(),
                 );
                 self.finish(parts.version, "forwarded", response.map(Either::Right))
@@ -319,7 +319,7 @@ impl Shared {
                     held.not_sent(replica, error);
                 }
                 Err(SendError::Timeout) => {
-                    return Err(Refusal::replica_timeout(self.limits.answer_head));
+                    return Err(Refusal::replica_timeout(self.limits.response_header));
                 }
                 Err(SendError::Client(refusal)) => return Err(refusal),
                 Err(SendError::NotSent(error) | SendError::Broken(error)) => {

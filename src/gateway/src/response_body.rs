@@ -175,7 +175,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
                 () = STREAM_READ.scope(Mutex::new(Some(read)), stream) => {}
                 () = reads.stream_stalled(id, stall_timeout) => {
                     // a stream that is dropped before its end is reset
-                    metrics.aborted_answers.get_or_create(&CauseLabel::CLIENT_STALLED).inc();
+                    metrics.aborted_responses.get_or_create(&CauseLabel::CLIENT_STALLED).inc();
                 }
             }
         });
@@ -274,7 +274,7 @@ impl Body for StreamedBody {
             return frame.map_err(BodyError::Broken);
         }
         let silent = std::task::ready!(self.idle.poll(context));
-        let (aborted, address) = (&self.metrics.aborted_answers, self.replica.address());
+        let (aborted, address) = (&self.metrics.aborted_responses, self.replica.address());
         aborted.get_or_create(&CauseLabel::REPLICA_SILENT).inc();
         tracing::debug!(%address, error = %silent, "an answer is cut off");
         Poll::Ready(Some(Err(silent)))

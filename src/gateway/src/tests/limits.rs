@@ -132,7 +132,7 @@ async fn a_port_that_cannot_be_opened_keeps_no_other_closed_and_is_opened_later(
 #[tokio::test]
 async fn a_replica_that_never_begins_its_answer_ends_with_504() {
     let limits = Limits {
-        answer_head: Duration::from_millis(300),
+        response_header: Duration::from_millis(300),
         ..LIMITS
     };
     let mut gateway = TestGateway::with_limits(json!({}), limits).await;

@@ -33,8 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
     client_idle: TIMEOUT,
     client_stall: TIMEOUT,
-    answer_head: TIMEOUT,
-    answer_silence: TIMEOUT,
+    response_header: TIMEOUT,
+    response_idle: TIMEOUT,
     pacing: TIMEOUT,
     close_clients: true,
 };

@@ -58,8 +58,8 @@ impl GatewayProcess {
             tls_key: certificate.key(),
             controller_service_account: "none".into(),
             termination_grace: grace,
-            answer_head_timeout: TIMEOUT,
-            answer_silence_timeout: TIMEOUT,
+            response_header_timeout: TIMEOUT,
+            response_idle_timeout: TIMEOUT,
             client_stall_timeout: TIMEOUT,
         };
         let services: Api<InferenceDeployment> = Api::namespaced(client.clone(), "ns");

@@ -84,7 +84,7 @@ async fn an_answer_that_is_not_read_ends_alone_and_the_connections_others_go_on(
     }
     let stalled = gateway
         .metrics
-        .aborted_answers
+        .aborted_responses
         .get_or_create(&crate::metrics::CauseLabel::CLIENT_STALLED);
     assert_eq!(stalled.get(), 3);
 }
@@ -92,7 +92,7 @@ async fn an_answer_that_is_not_read_ends_alone_and_the_connections_others_go_on(
 #[tokio::test]
 async fn an_answer_in_whose_middle_the_replica_falls_silent_is_cut_off() {
     let limits = Limits {
-        answer_silence: Duration::from_millis(300),
+        response_idle: Duration::from_millis(300),
         ..LIMITS
     };
     let mut gateway = TestGateway::with_limits(json!({}), limits).await;
@@ -118,7 +118,7 @@ async fn an_answer_in_whose_middle_the_replica_falls_silent_is_cut_off() {
     gateway.wait_until_idle().await;
     let silent = gateway
         .metrics
-        .aborted_answers
+        .aborted_responses
         .get_or_create(&crate::metrics::CauseLabel::REPLICA_SILENT);
     assert_eq!(silent.get(), 1);
 }
