@@ -23,7 +23,7 @@ pub(super) struct ClaimIndex {
     pods: HashMap<Key, PodClaims>,
     volumes: HashMap<Key, VolumeUsers>,
     /// The users of each ResourceClaim: the first of them is charged.
-    devices: HashMap<Key, BTreeSet<(Rank, Key)>>,
+    devices: HashMap<Key, BTreeSet<(SharingOrder, Key)>>,
     slices: DeviceSlices,
     /// Pods whose open charge has devices.
     charged: HashSet<Key>,
@@ -46,7 +46,7 @@ struct PodClaims {
     devices: BTreeSet<Name>,
     /// The node of a pod with devices.
     node: Option<Name>,
-    rank: Rank,
+    order: SharingOrder,
     /// It holds its node.
     runs: bool,
     /// Its spec asks for GPUs.
@@ -55,7 +55,13 @@ struct PodClaims {
 
 /// The order in which pods are charged for a claim that they share: those that have not ended, the one
 /// whose open charge has devices, the one that was bound first.
-type Rank = (bool, bool, Option<Timestamp>, Name);
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct SharingOrder {
+    has_ended: bool,
+    is_uncharged: bool,
+    bound_at: Option<Timestamp>,
+    uid: Name,
+}
 
 #[derive(Default)]
 struct VolumeUsers {
@@ -86,12 +92,12 @@ impl PodClaims {
                 .filter(|_| !devices.is_empty())
                 .map(Name::from),
             devices,
-            rank: (
-                pod::is_terminal(pod),
-                !is_charged,
-                pod::bound_at(pod),
-                pod::uid(pod).into(),
-            ),
+            order: SharingOrder {
+                has_ended: pod::is_terminal(pod),
+                is_uncharged: !is_charged,
+                bound_at: pod::bound_at(pod),
+                uid: pod::uid(pod).into(),
+            },
             runs: pod::bound_at(pod).is_some() && !pod::is_terminal(pod),
             has_gpus: !pod::gpus(pod).is_empty(),
         }
@@ -133,7 +139,7 @@ impl ClaimIndex {
         };
         if let Some(old) = self.pods.remove(key) {
             let mut new = old.clone();
-            new.rank.1 = !is_charged;
+            new.order.is_uncharged = !is_charged;
             self.set_claims(stores, key, Some(old), Some(new));
         }
         if is_changed {
@@ -252,9 +258,9 @@ impl ClaimIndex {
             let claim = claim_key(key, name);
             let former = self.owner(&claim).cloned();
             let users = self.devices.entry(claim.clone()).or_default();
-            users.remove(&(old.rank.clone(), key.clone()));
+            users.remove(&(old.order.clone(), key.clone()));
             if now.is_bound() && now.devices.contains(name) {
-                users.insert((now.rank.clone(), key.clone()));
+                users.insert((now.order.clone(), key.clone()));
             }
             if users.is_empty() {
                 self.devices.remove(&claim);
