@@ -55,8 +55,10 @@ pub const CONTROLLER_LEASE: &str = "bursar-controller";
 pub const PAUSE_CONFIG_MAP: &str = "bursar-pause";
 /// Port of health and readiness, in controllers and gateways.
 pub const HEALTH_PORT: u16 = 8080;
-/// Port of what only callers with a right may read, over TLS: metrics, explanations, the demand stream.
+/// Port of what only callers with a right may read, over TLS: metrics, and the leader's explanations.
 pub const SECURE_PORT: u16 = 8443;
+/// Port of a gateway's demand stream, which controllers alone reach.
+pub const DEMAND_PORT: u16 = 8444;
 /// The `Authorization` of a caller of the secure port for whom the API server's proxy asks: it takes the header of that name for itself.
 pub const PROXIED_AUTHORIZATION: &str = "bursar-authorization";
 /// The port of an owned Service.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bursar_api::names::{GATEWAY_PORTS, gateway_slice};
+use bursar_api::names::{DEMAND_PORT, GATEWAY_PORTS, gateway_slice};
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, HeldRequests};
 use bursar_signals::demand::{self, Credentials, Message};
@@ -23,7 +23,6 @@ use crate::object_key::ObjectKey;
 use crate::pod;
 use crate::unreachable_replicas::UnreachableReplicas;
 
-const CONTROL_PORT: u16 = 8443;
 /// How often the set of gateways is compared with the open streams, and a broken stream is opened
 /// anew.
 const PACE: Duration = Duration::from_secs(1);
@@ -198,7 +197,7 @@ impl Gateways {
                 inputs.send(Input::Event(demand(&message))).ok();
                 tell_statuses(&inputs, unreachable.note(&message));
             };
-            let address = SocketAddr::new(address, CONTROL_PORT);
+            let address = SocketAddr::new(address, DEMAND_PORT);
             if let Err(error) = demand::follow(address, &credentials, take).await {
                 tracing::warn!(gateway = %address, %error, "the demand stream ended");
                 let error = error.to_string().chars().take(LONGEST_ERROR).collect();

@@ -92,13 +92,13 @@ mod within_budget;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
 use bursar_api::names::{CONTROLLER_LEASE, HEALTH_PORT, PROXIED_AUTHORIZATION, SECURE_PORT};
 use bursar_api::quantities::parse_duration;
 use bursar_runtime::access::AccessReviewer;
 use bursar_runtime::admin::{self, Readiness};
-use bursar_runtime::https::{self, CertificateFiles};
 use bursar_runtime::leader_election::{Candidate, Leadership};
+use bursar_runtime::open_files;
+use bursar_runtime::server::{self, CertificateFiles, Port};
 use bursar_runtime::shutdown;
 use jiff::tz::TimeZone;
 use kube::{Client, Config};
@@ -256,6 +256,7 @@ pub enum Error {
 /// # Errors
 /// A requirement is missing, or leadership is lost.
 pub async fn run(options: Options) -> Result<(), Error> {
+    open_files::raise_limit();
     let zone = TimeZone::get(&options.time_zone).map_err(|source| Error::Zone {
         name: options.time_zone.clone(),
         source,
@@ -275,10 +276,21 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let reviewer = AccessReviewer::new(client.clone(), PROXIED_AUTHORIZATION);
     let routes = admin::metrics_routes(registry, reviewer.clone())
         .merge(explain::routes(explain_inputs.clone(), reviewer));
-    let health = admin::health_routes(readiness.clone());
-    let health = admin::serve(options.health_port, health, ended.clone());
-    let secure = serve_secure(&options, routes, ended.clone());
-    let mut served = tokio::spawn(async { tokio::try_join!(health, secure).map(drop) });
+    let mut ports = vec![server::serve(
+        Port::plain(options.health_port),
+        admin::health_routes(readiness.clone()),
+        ended.clone(),
+    )];
+    match options.tls_cert.clone().zip(options.tls_key.clone()) {
+        Some((certificate, key)) => {
+            let files = CertificateFiles { certificate, key };
+            let port = Port::tls(options.secure_port, files);
+            ports.push(server::serve(port, routes, ended.clone()));
+        }
+        None => tracing::info!("no --tls-cert: metrics and explanations are not served"),
+    }
+    let served = futures::future::try_join_all(ports);
+    let mut served = tokio::spawn(async { served.await.map(drop) });
     readiness.set(true);
 
     let candidate = Candidate {
@@ -303,23 +315,6 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
     };
     while_leading(leadership, led).await
-}
-
-/// Serves metrics and explanations, if there is a certificate to serve them with.
-fn serve_secure(
-    options: &Options,
-    routes: Router,
-    stop: CancellationToken,
-) -> impl Future<Output = std::io::Result<()>> + use<> {
-    let port = options.secure_port;
-    let files = options.tls_cert.clone().zip(options.tls_key.clone());
-    async move {
-        let Some((certificate, key)) = files else {
-            tracing::info!("no --tls-cert: metrics and explanations are not served");
-            return Ok(());
-        };
-        https::serve(port, CertificateFiles { certificate, key }, routes, stop).await
-    }
 }
 
 /// Acts as leader, and gives the Lease back when nothing acts any more, whatever ended it: another

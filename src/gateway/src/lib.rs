@@ -36,13 +36,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bursar_api::names::{HEALTH_PORT, PROXIED_AUTHORIZATION, SECURE_PORT};
+use bursar_api::names::{DEMAND_PORT, HEALTH_PORT, PROXIED_AUTHORIZATION, SECURE_PORT};
 use bursar_runtime::access::AccessReviewer;
 use bursar_runtime::admin::{self, Readiness};
-use bursar_runtime::https::{self, CertificateFiles};
-use bursar_runtime::shutdown;
+use bursar_runtime::server::{self, CertificateFiles, Port};
+use bursar_runtime::{open_files, shutdown};
 use kube::Client;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -85,13 +84,16 @@ pub struct Options {
     /// Port for health and readiness.
     #[arg(long, default_value_t = HEALTH_PORT)]
     pub health_port: u16,
-    /// Port for metrics and the demand stream, over TLS and with tokens.
+    /// Port for metrics, over TLS and with tokens.
     #[arg(long, default_value_t = SECURE_PORT)]
     pub secure_port: u16,
-    /// TLS certificate of the secure port (PEM file).
+    /// Port for the demand stream, over TLS and with the controller's token.
+    #[arg(long, default_value_t = DEMAND_PORT)]
+    pub demand_port: u16,
+    /// TLS certificate of both (PEM file).
     #[arg(long)]
     pub tls_cert: PathBuf,
-    /// Private key of the secure port's certificate (PEM file).
+    /// The certificate's private key (PEM file).
     #[arg(long)]
     pub tls_key: PathBuf,
     /// User who may read the demand stream.
@@ -146,20 +148,10 @@ pub enum Error {
 /// # Errors
 /// Fails if the gateway cannot run: no client for the API server, or a port that cannot be opened.
 pub async fn run(options: Options) -> Result<(), Error> {
-    raise_open_files();
+    open_files::raise_limit();
     let stop = shutdown::token()?;
     let client = Client::try_default().await?;
     serve(options, client, stop).await
-}
-
-/// Raises the limit of open files to its maximum: a held request has one socket, a request in
-/// flight two, and container runtimes start processes with a limit of 1024.
-fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
 }
 
 /// Serves until `stop`, and then until no request is held or in flight, within the termination
@@ -171,25 +163,34 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     let readiness = Readiness::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
-    let health = admin::health_routes(readiness.clone());
-    let health = admin::serve(options.health_port, health, ended.clone());
-    let health = tokio::spawn(health);
     let demand_server = DemandServer {
         client: client.clone(),
         controller_user: options.controller_service_account,
         demand: demand.clone(),
     };
-    let routes = admin::metrics_routes(
-        registry,
-        AccessReviewer::new(client.clone(), PROXIED_AUTHORIZATION),
-    )
-    .merge(demand_server::routes(demand_server));
     let certificate = CertificateFiles {
         certificate: options.tls_cert,
         key: options.tls_key,
     };
-    let secure = https::serve(options.secure_port, certificate, routes, ended.clone());
-    let secure = tokio::spawn(secure);
+    let reviewer = AccessReviewer::new(client.clone(), PROXIED_AUTHORIZATION);
+    // the leader has a port of its own: whoever floods the others keeps it from no gateway
+    let demand_port = Port {
+        has_endless_responses: true,
+        ..Port::tls(options.demand_port, certificate.clone())
+    };
+    let ports = [
+        (
+            Port::plain(options.health_port),
+            admin::health_routes(readiness.clone()),
+        ),
+        (
+            Port::tls(options.secure_port, certificate),
+            admin::metrics_routes(registry, reviewer),
+        ),
+        (demand_port, demand_server::routes(demand_server)),
+    ];
+    let ports = ports.map(|(port, routes)| server::serve(port, routes, ended.clone()));
+    let ports = tokio::spawn(futures::future::try_join_all(ports));
     let directory = Directory::default();
     let directory_watch = directory_watch::run(client.clone(), directory.clone());
     let directory_watch = AbortOnDropHandle::new(tokio::spawn(directory_watch));
@@ -226,8 +227,10 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     tokio::select! {
         ended = serving => ended,
         ended = directory_watch => ended.map_err(|_| Error::Ended("the watch of pods and nodes"))?,
-        ended = health => ended.map_err(|_| Error::Ended("the health port"))?.map_err(Error::Io),
-        ended = secure => ended.map_err(|_| Error::Ended("the secure port"))?.map_err(Error::Io),
+        ended = ports => match ended {
+            Ok(Err(error)) => Err(Error::Io(error)),
+            Ok(Ok(_)) | Err(_) => Err(Error::Ended("a port for health, metrics or demand")),
+        },
     }
 }
 

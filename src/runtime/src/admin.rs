@@ -10,10 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
 
 use crate::access::{AccessReviewer, Right};
-use crate::listen::listen;
 
 /// The path of the metrics.
 const METRICS: &str = "/metrics";
@@ -69,16 +67,6 @@ async fn metrics(
     }
 }
 
-/// Serves `routes` on `port` of all addresses until `stop`.
-///
-/// # Errors
-/// Fails if the port cannot be opened.
-pub async fn serve(port: u16, routes: Router, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listen(port).await?, routes)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
@@ -87,7 +75,9 @@ mod tests {
     use bursar_apitest::https::TestCertificate;
 
     use super::*;
-    use crate::https::{self, CertificateFiles};
+    use crate::listen::listen;
+    use crate::server::{self, CertificateFiles, Port};
+    use tokio_util::sync::CancellationToken;
 
     async fn free_port() -> u16 {
         let listener = listen(0).await.unwrap();
@@ -112,7 +102,7 @@ mod tests {
         };
         let port = free_port().await;
         let stop = CancellationToken::new();
-        let served = tokio::spawn(https::serve(port, files, routes, stop.clone()));
+        let served = tokio::spawn(server::serve(Port::tls(port, files), routes, stop.clone()));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         while tokio::net::TcpStream::connect(address).await.is_err() {
             tokio::task::yield_now().await;

@@ -3,8 +3,10 @@
 
 pub mod access;
 pub mod admin;
-pub mod https;
+mod connections;
 pub mod leader_election;
 pub mod listen;
 pub mod logging;
+pub mod open_files;
+pub mod server;
 pub mod shutdown;

@@ -119,7 +119,7 @@ async fn wait_until(reached: impl Fn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_of_a_hundred_services_wait_for_their_replicas_and_none_is_lost() {
-    crate::raise_open_files();
+    bursar_runtime::open_files::raise_limit();
     let limits = Limits {
         client_idle: PATIENT,
         client_stall: PATIENT,

@@ -47,13 +47,14 @@ impl GatewayProcess {
         server.grant("prometheus", "get /metrics");
         let client = server.client();
         let certificate = TestCertificate::new().unwrap();
-        let (health, secure) = (free_port().await, free_port().await);
+        let (health, secure, demand) = (free_port().await, free_port().await, free_port().await);
         let port = free_gateway_port().await;
         let options = Options {
             pod_ip: "127.0.0.1".parse().unwrap(),
             pod_uid: "g".into(),
             health_port: health,
             secure_port: secure,
+            demand_port: demand,
             tls_cert: certificate.certificate(),
             tls_key: certificate.key(),
             controller_service_account: "none".into(),
