@@ -145,7 +145,8 @@ async fn explain(
         return refusal.into_response();
     }
     let Some(inputs) = lock(&questions.inputs).clone() else {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
+        // not 503, which clients of the API server try again by themselves
+        let status = StatusCode::MISDIRECTED_REQUEST;
         return (status, format!("{}\n", explanation::NOT_LEADING)).into_response();
     };
     match ask(&inputs, &questions.one_at_a_time, &namespace).await {

@@ -18,7 +18,7 @@ use crate::client::api_error;
 /// A leader that does not answer must not keep the object's status from being printed.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const API_TIMEOUT: Duration = Duration::from_secs(15);
-/// Of three controllers, one in three thousand times none of so many is the leader.
+/// With three controllers, so many random tries miss the leader once in 3,000 times.
 const MAX_QUESTIONS: usize = 20;
 
 /// Why nothing can be explained.
