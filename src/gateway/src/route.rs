@@ -318,9 +318,10 @@ impl RouteTable {
 
     /// Adds or updates a NetworkPolicy.
     pub(crate) fn apply_network_policy(&mut self, policy: &Lenient<NetworkPolicy>) {
-        self.changed_policies
-            .insert(policy.namespace().unwrap_or_default());
-        self.network_policies.apply(policy);
+        if self.network_policies.apply(policy) {
+            let namespace = policy.namespace().unwrap_or_default();
+            self.changed_policies.insert(namespace);
+        }
     }
 
     /// Removes the NetworkPolicy of this namespace and name.

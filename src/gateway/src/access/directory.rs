@@ -38,8 +38,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     is_synced: bool,
-    /// A pod did not fit.
-    is_full: bool,
+    /// Pods that did not fit. Each is tried again when it changes and when all are listed again.
+    left_out: HashSet<ServiceKey>,
     addresses: HashMap<IpAddr, Vec<Arc<Pod>>>,
     pods: HashMap<ServiceKey, Arc<Pod>>,
     /// The addresses of each node.
@@ -144,9 +144,9 @@ impl Directory {
             return read(Origin::Node);
         }
         let Some(pods) = state.addresses.get(&address) else {
-            return read(match state.is_full {
-                true => Origin::Full,
-                false => Origin::NotFound,
+            return read(match state.left_out.is_empty() {
+                true => Origin::NotFound,
+                false => Origin::Full,
             });
         };
         let pods = pods.iter().map(|pod| PodIdentity {
@@ -183,13 +183,14 @@ impl Directory {
         let bytes = POD_BYTES + key.1.len() + labels.as_ref().map_or(0, Labels::bytes);
         let Ok(reserved) = self.0.bytes.reserve(&key.0, bytes) else {
             let (namespace, name) = key;
-            if !std::mem::replace(&mut state.is_full, true) {
+            if state.left_out.is_empty() {
                 tracing::warn!(
                     namespace,
                     name,
                     "pods take all the memory that they may: services that name pods refuse those that are not known"
                 );
             }
+            state.left_out.insert(key.clone());
             return;
         };
         let pod = Arc::new(Pod {
@@ -263,6 +264,7 @@ impl Directory {
 
 impl State {
     fn remove_pod(&mut self, key: &ServiceKey) {
+        self.left_out.remove(key);
         let Some(pod) = self.pods.remove(key) else {
             return;
         };
@@ -372,6 +374,14 @@ mod tests {
         assert_eq!(apps(&directory, "10.2.0.1"), Some(vec!["b".into()]));
         directory.with_origin(address("10.1.3.1"), |origin| {
             assert!(matches!(origin, Origin::Full), "{origin:?}");
+        });
+        // whose owner is not known is nobody's once there is room for all
+        for number in 0..1_000_u32 {
+            directory.set_pod(&key(&number.to_string()), Vec::new(), &labels("a"));
+        }
+        directory.publish(true);
+        directory.with_origin(address("10.1.3.1"), |origin| {
+            assert!(matches!(origin, Origin::NotFound), "{origin:?}");
         });
     }
 

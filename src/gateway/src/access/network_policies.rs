@@ -22,36 +22,52 @@ use crate::service_key::{ServiceKey, service_key};
 const MAX_POLICIES: usize = 256;
 /// The most terms of selectors, blocks and ports of one NetworkPolicy.
 const MAX_TERMS: usize = 1_024;
+/// The most terms of all NetworkPolicies of a namespace: each of its services may have all of them.
+const MAX_NAMESPACE_TERMS: usize = 4_096;
 
 /// The NetworkPolicies of all namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct NetworkPolicies(BTreeMap<String, BTreeMap<String, KnownPolicy>>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum KnownPolicy {
     Ingress(IngressPolicy),
     /// It says nothing about who may reach pods.
     EgressOnly,
     Unreadable,
     TooLarge,
-    /// The namespace had too many.
-    LeftOut,
+    /// The namespace had too many, or too many terms for the ones of this one.
+    LeftOut {
+        terms: usize,
+    },
 }
 
-#[derive(Debug)]
+impl KnownPolicy {
+    /// The terms that it takes of what the namespace may have.
+    fn terms(&self) -> usize {
+        match self {
+            Self::Ingress(policy) => policy.terms,
+            Self::EgressOnly | Self::Unreadable | Self::TooLarge | Self::LeftOut { .. } => 0,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
 struct IngressPolicy {
     selector: Selector,
     rules: Vec<IngressRule>,
+    /// The number of the terms of both.
+    terms: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct IngressRule {
     /// The ports that it opens; all if there are none.
     ports: Option<Vec<PortRange>>,
     peers: Arc<[Peer]>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum PortRange {
     Numbers(RangeInclusive<i32>),
     Name(String),
@@ -67,17 +83,23 @@ pub(crate) struct ReplicaPort {
 }
 
 impl NetworkPolicies {
-    /// Adds or updates a NetworkPolicy.
-    pub(crate) fn apply(&mut self, policy: &Lenient<NetworkPolicy>) {
+    /// Adds or updates a NetworkPolicy. Returns whether it says something else than before.
+    pub(crate) fn apply(&mut self, policy: &Lenient<NetworkPolicy>) -> bool {
         let (namespace, name) = service_key(policy);
         let policies = self.0.entry(namespace.clone()).or_default();
-        let others = policies.len() - usize::from(policies.contains_key(&name));
+        let before = policies.remove(&name);
         let parsed = match policy {
-            _ if others >= MAX_POLICIES => KnownPolicy::LeftOut,
             Lenient::Readable(policy) => parse(policy, &namespace),
             Lenient::Unreadable(_) => KnownPolicy::Unreadable,
         };
-        policies.insert(name, parsed);
+        let terms = parsed.terms();
+        let known = match has_room(policies, terms) {
+            true => parsed,
+            false => KnownPolicy::LeftOut { terms },
+        };
+        let has_changed = before.as_ref() != Some(&known);
+        policies.insert(name, known);
+        has_changed
     }
 
     /// Removes the NetworkPolicy of this namespace and name. Returns whether others of the namespace
@@ -87,13 +109,14 @@ impl NetworkPolicies {
             return false;
         };
         policies.remove(name);
-        let mut left = policies.values();
-        let left_out = left.any(|policy| matches!(policy, KnownPolicy::LeftOut));
-        let fits = policies.len() <= MAX_POLICIES;
+        let fits = policies.values().any(|policy| match policy {
+            KnownPolicy::LeftOut { terms } => has_room(policies, *terms),
+            _ => false,
+        });
         if policies.is_empty() {
             self.0.remove(namespace);
         }
-        left_out && fits
+        fits
     }
 
     /// The keys of all NetworkPolicies.
@@ -119,9 +142,9 @@ impl NetworkPolicies {
                         "NetworkPolicy {name} has more than {MAX_TERMS} terms"
                     ));
                 }
-                KnownPolicy::LeftOut => {
+                KnownPolicy::LeftOut { .. } => {
                     return unknown(format!(
-                        "the namespace has more than {MAX_POLICIES} NetworkPolicies"
+                        "the namespace has more than {MAX_POLICIES} NetworkPolicies, or more than {MAX_NAMESPACE_TERMS} terms in them"
                     ));
                 }
             };
@@ -137,6 +160,16 @@ impl NetworkPolicies {
             false => Access::All,
         }
     }
+}
+
+/// Whether a namespace may have one more, of so many terms, among those that count.
+fn has_room(policies: &BTreeMap<String, KnownPolicy>, terms: usize) -> bool {
+    let counting = policies.values();
+    let counting = counting.filter(|policy| !matches!(policy, KnownPolicy::LeftOut { .. }));
+    let (number, taken) = counting.fold((0, 0), |(number, taken), policy| {
+        (number + 1, taken + policy.terms())
+    });
+    number < MAX_POLICIES && taken + terms <= MAX_NAMESPACE_TERMS
 }
 
 fn unknown(reason: String) -> Access {
@@ -177,7 +210,11 @@ fn parse(policy: &NetworkPolicy, namespace: &str) -> KnownPolicy {
     let rules: Vec<IngressRule> = rules.map(|rule| parse_rule(rule, namespace)).collect();
     let terms = selector.terms() + rules.iter().map(IngressRule::terms).sum::<usize>();
     match terms <= MAX_TERMS {
-        true => KnownPolicy::Ingress(IngressPolicy { selector, rules }),
+        true => KnownPolicy::Ingress(IngressPolicy {
+            selector,
+            rules,
+            terms,
+        }),
         false => KnownPolicy::TooLarge,
     }
 }
@@ -346,5 +383,38 @@ mod tests {
         policies.apply(&policy(&MAX_POLICIES.to_string(), &open(json!([]))));
         assert_eq!(access(&policies), Access::All);
         assert!(!policies.delete(&key(1)));
+    }
+
+    #[test]
+    fn the_policies_of_a_namespace_have_a_bounded_number_of_terms() {
+        let blocks = |number: usize| -> Value {
+            let blocks = (0..number).map(
+                |at| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", at / 256, at % 256)}}),
+            );
+            json!({"podSelector": {}, "ingress": [{"from": blocks.collect::<Vec<_>>()}]})
+        };
+        let mut policies = NetworkPolicies::default();
+        for number in 0..4 {
+            assert!(policies.apply(&policy(&number.to_string(), &blocks(1_000))));
+        }
+        assert!(matches!(access(&policies), Access::Peers { .. }));
+        policies.apply(&policy("further", &blocks(1_000)));
+        let Access::Unknown(reason) = access(&policies) else {
+            unreachable!("it has more than 4,096 terms")
+        };
+        assert!(reason.contains("more than 4096 terms"), "{reason}");
+        policies.apply(&policy("further", &blocks(10)));
+        assert!(matches!(access(&policies), Access::Peers { .. }));
+        policies.apply(&policy("further", &blocks(1_000)));
+        let key = ("ns".to_owned(), "0".to_owned());
+        assert!(policies.delete(&key), "the one that was left out fits now");
+    }
+
+    #[test]
+    fn what_says_the_same_as_before_has_not_changed() {
+        let mut policies = NetworkPolicies::default();
+        assert!(policies.apply(&policy("a", &open(json!([])))));
+        assert!(!policies.apply(&policy("a", &open(json!([])))));
+        assert!(policies.apply(&policy("a", &open(json!([{"port": 1}])))));
     }
 }
