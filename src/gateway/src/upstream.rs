@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use crate::refusal::Refusal;
 use crate::request_stream::UpstreamBody;
 
+/// What a connection to a replica reads ahead and holds back, in bytes. A response's head fits in it.
+const UPSTREAM_BUFFER: usize = 32 << 10;
 /// A peer that vanishes without closing its connection is noticed after three of these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A replica that takes no connection within this time is given up. Pods answer within some
@@ -52,17 +54,16 @@ const HOP_BY_HOP: [&str; 8] = [
 
 /// Headers that stay though `Connection` names them: by them a proxy before the gateway says whom a
 /// request comes from, and the replica knows the caller. Whoever sends the request cannot take them off.
-const KEPT_HEADERS: [&str; 9] = [
+const KEPT_HEADERS: [&str; 6] = [
     "authorization",
     "content-length",
     "cookie",
     "forwarded",
     "host",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
     "x-real-ip",
 ];
+/// So do all headers that begin so.
+const KEPT_PREFIX: &str = "x-forwarded-";
 
 /// Sets the options of every connection: small writes go out at once, and a lost peer is noticed.
 pub(crate) fn set_socket_options(stream: &TcpStream) {
@@ -138,7 +139,10 @@ pub(crate) fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| !KEPT_HEADERS.contains(&name.as_str()))
+        .filter(|name: &HeaderName| {
+            let name = name.as_str();
+            !KEPT_HEADERS.contains(&name) && !name.starts_with(KEPT_PREFIX)
+        })
         .collect();
     for name in named {
         headers.remove(name);
@@ -182,6 +186,8 @@ impl Upstream {
             // only what was not sent is sent again over another connection
             .retry_canceled_requests(true)
             .set_host(false)
+            // hyper's own bound is 400 KB, which a client that reads nothing would keep filled
+            .http1_max_buf_size(UPSTREAM_BUFFER)
             .build(Connector {
                 known: known.clone(),
             });

@@ -44,8 +44,8 @@ async fn no_client_takes_off_what_a_proxy_says_of_it_and_the_gateway_adds_its_ad
     let mut gateway = TestGateway::new(json!({})).await;
     let (address, seen) = noting_replica().await;
     gateway.set_replica(Some(address));
-    let request = b"GET /v1/x HTTP/1.1\r\nhost: chat\r\nx-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: https\r\n\
-        authorization: Bearer 1\r\nx-own: 1\r\nconnection: x-forwarded-for, X-Forwarded-Proto, authorization, host, x-own\r\n\r\n";
+    let request = b"GET /v1/x HTTP/1.1\r\nhost: chat\r\nx-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: https\r\nx-forwarded-user: ana\r\n\
+        authorization: Bearer 1\r\nx-own: 1\r\nconnection: x-forwarded-for, X-Forwarded-Proto, x-forwarded-user, authorization, host, x-own\r\n\r\n";
     let answer = send(gateway.address, request).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let (headers, _) = seen.lock().unwrap().remove(0);
@@ -57,6 +57,7 @@ async fn no_client_takes_off_what_a_proxy_says_of_it_and_the_gateway_adds_its_ad
     };
     assert_eq!(all("x-forwarded-for"), ["192.0.2.7", "127.0.0.1"]);
     assert_eq!(all("x-forwarded-proto"), ["https"]);
+    assert_eq!(all("x-forwarded-user"), ["ana"]);
     assert_eq!(all("authorization"), ["Bearer 1"]);
     assert_eq!(all("host"), ["chat"]);
     assert!(
