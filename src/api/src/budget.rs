@@ -131,7 +131,7 @@ pub enum Unmanaged {
     #[default]
     Leave,
     /// They are evicted five minutes after a warning, as far as PodDisruptionBudgets allow. Pods of
-    /// DaemonSets, of kubelets and of kube-system stay.
+    /// DaemonSets, of kubelets and of Kubernetes' own namespaces stay.
     Evict,
 }
 

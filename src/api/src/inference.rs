@@ -281,8 +281,9 @@ pub struct Activation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 256), regex(pattern = "^/")))]
     pub wake_on: Vec<String>,
-    /// How often in an hour requests may wake it at one gateway. Ten wakes may follow one another at once;
-    /// further requests get 429 while no replica is ready, until the next is allowed.
+    /// How often in an hour requests may wake it at one gateway. Ten wakes, or as many as this if it is
+    /// less, may follow one another at once; further requests get 429 while no replica is ready, until
+    /// the next is allowed.
     #[serde(default = "default_wakes")]
     #[schemars(range(max = 3_600))]
     #[x_kube(validation = Rule::new("self >= 1").message("maxWakesPerHour must be at least 1; mode: Never lets no request wake it"))]
