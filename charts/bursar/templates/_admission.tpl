@@ -70,6 +70,7 @@ metadata:
     {{- include "bursar.labels" (dict "root" .root "component" "controller") | nindent 4 }}
 spec:
   policyName: {{ .name }}
+  validationActions: {{ if eq .mode "Deny" }}[Deny]{{ else }}[Warn, Audit]{{ end }}
   {{- with .optOut }}
   # namespaces that the platform has labelled are not held to it
   matchResources:
@@ -77,5 +78,4 @@ spec:
       matchExpressions:
         - {key: {{ . }}, operator: NotIn, values: [allowed]}
   {{- end }}
-  validationActions: {{ if eq .mode "Deny" }}[Deny]{{ else }}[Warn, Audit]{{ end }}
 {{- end }}
