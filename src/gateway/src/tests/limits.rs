@@ -54,20 +54,8 @@ async fn a_body_that_is_too_large_to_be_held_wakes_the_service_and_is_refused_be
 async fn a_body_that_trickles_has_no_longer_than_the_hold_timeout() {
     let idle_timeout = Duration::from_millis(200);
     let gateway = TestGateway::with_idle_timeout(json!({"holdTimeout": "1s"}), idle_timeout).await;
-    let mut client = TcpStream::connect(gateway.address).await.unwrap();
-    let head = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 1000\r\n\r\n";
-    client.write_all(head).await.unwrap();
-    let (mut read, mut write) = client.into_split();
-    let trickle = tokio::spawn(async move {
-        while write.write_all(b"x").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    let mut answer = [0; 12];
-    let first = read.read_exact(&mut answer);
-    tokio::time::timeout(TIMEOUT, first).await.unwrap().unwrap();
+    let answer = answer_to_trickle(gateway.address, 1_000).await;
     assert_eq!(&answer, b"HTTP/1.1 408");
-    trickle.abort();
 }
 
 #[tokio::test]

@@ -276,3 +276,22 @@ fn answer_all(listener: TcpListener) {
         }
     });
 }
+
+/// The status line's beginning in the answer to a request with a body of so many bytes, of which the
+/// client sends one every 20 ms.
+async fn answer_to_trickle(gateway: SocketAddr, length: usize) -> [u8; 12] {
+    let mut client = TcpStream::connect(gateway).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: {length}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = client.into_split();
+    let trickle = tokio::spawn(async move {
+        while write.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut answer = [0; 12];
+    let first = read.read_exact(&mut answer);
+    tokio::time::timeout(TIMEOUT, first).await.unwrap().unwrap();
+    trickle.abort();
+    answer
+}

@@ -79,20 +79,8 @@ async fn slow_uploads_of_one_tenant_leave_room_for_anothers_request() {
 async fn a_body_that_trickles_has_a_time_as_a_whole_however_long_requests_may_wait() {
     let idle_timeout = Duration::from_millis(100);
     let gateway = TestGateway::with_idle_timeout(json!({"holdTimeout": "24h"}), idle_timeout).await;
-    let mut client = TcpStream::connect(gateway.address).await.unwrap();
-    let head = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 100000\r\n\r\n";
-    client.write_all(head).await.unwrap();
-    let (mut read, mut write) = client.into_split();
-    let trickle = tokio::spawn(async move {
-        while write.write_all(b"x").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    let mut answer = [0; 12];
-    let first = read.read_exact(&mut answer);
-    tokio::time::timeout(TIMEOUT, first).await.unwrap().unwrap();
+    let answer = answer_to_trickle(gateway.address, 100_000).await;
     assert_eq!(&answer, b"HTTP/1.1 408");
-    trickle.abort();
 }
 
 #[tokio::test]
