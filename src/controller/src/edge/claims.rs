@@ -121,14 +121,11 @@ fn claim_key(pod: &Key, name: &Name) -> Key {
 }
 
 impl ClaimIndex {
-    /// Takes the claims of a pod as it is now; `None` for one that has none, or is gone. Returns
-    /// whether it had any.
-    pub(super) fn set(&mut self, stores: &Stores, key: &Key, pod: Option<&Pod>) -> bool {
+    /// Updates the claims of a pod; `None` for one that has none, or is gone.
+    pub(super) fn set(&mut self, stores: &Stores, key: &Key, pod: Option<&Pod>) {
         let new = pod.map(|pod| PodClaims::of(pod, self.charged.contains(key)));
         let old = self.pods.remove(key);
-        let had_claims = old.is_some();
         self.set_claims(stores, key, old, new);
-        had_claims
     }
 
     /// Takes whether a pod's open charge has devices.
