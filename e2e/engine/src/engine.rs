@@ -270,6 +270,7 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Dialect;
 
     const LIMITS: Limits = Limits {
         max_num_seqs: 2,
@@ -280,7 +281,7 @@ mod tests {
 
     fn engine(speedup: f64) -> Engine {
         Engine::start(
-            Metrics::new("vllm:", "m"),
+            Metrics::new(Dialect::Vllm, "m"),
             LIMITS,
             Latency::measured("h100-80gb", 8).unwrap(),
             speedup,
@@ -338,7 +339,10 @@ mod tests {
         drop(first);
         assert!(waiting.next().await.unwrap().finish.is_some());
         let page = engine.scrape().await.unwrap();
-        assert!(page.contains(r#"finished_reason="abort"} 2.0"#), "{page}");
+        assert!(
+            page.contains(r#"finished_reason="abort",model_name="m"} 2.0"#),
+            "{page}"
+        );
         assert_eq!(*engine.load().borrow(), 0);
     }
 }

@@ -16,6 +16,7 @@ mod serve;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
@@ -27,7 +28,7 @@ use crate::batch::Limits;
 use crate::engine::Engine;
 use crate::fleet::{Fleet, PageSize};
 use crate::latency::{Latency, LatencyError};
-use crate::metrics::Metrics;
+use crate::metrics::{Dialect, Metrics};
 use crate::openai::Offer;
 use crate::serve::{OnSigterm, Server};
 
@@ -38,9 +39,9 @@ struct Options {
     /// Address to listen on
     #[arg(long, env = "BURSAR_ENGINE_HOST", default_value = "0.0.0.0")]
     host: IpAddr,
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "BURSAR_ENGINE_PORT", default_value_t = 8000)]
-    port: u16,
+    /// Port to listen on; 0 takes a free one, and without it, it is that of the dialect
+    #[arg(long, env = "BURSAR_ENGINE_PORT")]
+    port: Option<u16>,
     /// Name of the model
     #[arg(
         long,
@@ -48,9 +49,14 @@ struct Options {
         default_value = "meta-llama/Llama-2-70b-chat-hf"
     )]
     model: String,
-    /// Prefix of the metrics' names, for presets of engines other than vLLM
-    #[arg(long, env = "BURSAR_ENGINE_METRICS_PREFIX", default_value = "vllm:")]
-    metrics_prefix: String,
+    /// The engine whose ports, paths and metrics it has; it answers as vLLM in any case
+    #[arg(
+        long,
+        env = "BURSAR_ENGINE_DIALECT",
+        value_enum,
+        default_value = "vllm"
+    )]
+    dialect: Dialect,
     /// GPUs whose latencies it has
     #[arg(long, env = "BURSAR_ENGINE_HARDWARE", default_value = "h100-80gb")]
     hardware: String,
@@ -150,7 +156,9 @@ async fn run(options: Options) -> Result<(), Failure> {
         () = tokio::time::sleep(options.startup_delay) => {}
         _ = terminate.recv() => return Ok(()),
     }
-    let (listener, address) = listen(SocketAddr::new(options.host, options.port)).await?;
+    let dialect = options.dialect;
+    let port = options.port.unwrap_or(dialect.port());
+    let (listener, address) = listen(SocketAddr::new(options.host, port)).await?;
     if let Some(size) = options.fleet {
         let control = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), options.control_port);
         let (control, control_address) = listen(control).await?;
@@ -163,7 +171,11 @@ async fn run(options: Options) -> Result<(), Failure> {
     }
     println!("{} listens on {address}", options.model);
 
-    let metrics = Metrics::new(&options.metrics_prefix, &options.model);
+    let own_port = match dialect.metrics_port() {
+        Some(port) => Some(listen(SocketAddr::new(options.host, port)).await?.0),
+        None => None,
+    };
+    let metrics = Metrics::new(dialect, &options.model);
     let engine = Engine::start(metrics, limits, latency, options.speedup);
     let offer = Offer {
         model: options.model,
@@ -172,12 +184,29 @@ async fn run(options: Options) -> Result<(), Failure> {
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let server = Server::new(engine, offer, started.as_secs(), options.allow_crash);
+    let server = Server::new(
+        engine,
+        offer,
+        dialect,
+        started.as_secs(),
+        options.allow_crash,
+    );
+    let server_of_metrics = own_port.map(|own_port| Arc::clone(&server).serve_metrics(own_port));
     let sigterm = async move {
         terminate.recv().await;
     };
     let served = server.serve(listener, options.on_sigterm, options.drain_quiet, sigterm);
-    served.await.map_err(Failure::Serve)
+    let metrics_served = async {
+        match server_of_metrics {
+            Some(served) => served.await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = served => ended,
+        ended = metrics_served => ended,
+    };
+    ended.map_err(Failure::Serve)
 }
 
 /// Opens a socket, and says at which address.

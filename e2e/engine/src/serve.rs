@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::engine::Engine;
-use crate::metrics;
+use crate::metrics::{self, Dialect};
 use crate::openai::{Ask, Interface, Offer, Refusal};
 use crate::reply::Reply;
 
@@ -44,6 +44,7 @@ pub(crate) enum OnSigterm {
 pub(crate) struct Server {
     engine: Engine,
     offer: Offer,
+    dialect: Dialect,
     started: u64,
     allow_crash: bool,
     draining: AtomicBool,
@@ -52,10 +53,17 @@ pub(crate) struct Server {
 
 impl Server {
     /// A server of that engine. `started` is the Unix time that `/v1/models` shows.
-    pub(crate) fn new(engine: Engine, offer: Offer, started: u64, allow_crash: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        engine: Engine,
+        offer: Offer,
+        dialect: Dialect,
+        started: u64,
+        allow_crash: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             engine,
             offer,
+            dialect,
             started,
             allow_crash,
             draining: AtomicBool::new(false),
@@ -88,6 +96,18 @@ impl Server {
             .await
     }
 
+    /// Shows metrics on a port of their own.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub(crate) async fn serve_metrics(
+        self: Arc<Self>,
+        listener: TcpListener,
+    ) -> std::io::Result<()> {
+        let router = Router::new().route(self.dialect.metrics_path(), get(scrape));
+        axum::serve(listener, router.with_state(self)).await
+    }
+
     /// Returns when no request has been in work for `quiet`.
     async fn drain(&self, quiet: Duration) {
         self.draining.store(true, Ordering::Relaxed);
@@ -109,8 +129,10 @@ impl Server {
             .route("/v1/completions", post(completions))
             .route("/v1/chat/completions", post(chat))
             .route("/v1/models", get(models))
-            .route("/health", get(|| async { StatusCode::OK }))
-            .route("/metrics", get(scrape));
+            .route(self.dialect.health_path(), get(|| async { StatusCode::OK }));
+        if self.dialect.metrics_port().is_none() {
+            router = router.route(self.dialect.metrics_path(), get(scrape));
+        }
         if self.allow_crash {
             router = router.route("/crash", post(crash));
         }

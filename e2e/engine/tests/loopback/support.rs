@@ -88,7 +88,7 @@ impl Engine {
 
     /// The value of a series of `/metrics`, named as on the page but for the labels that all have.
     pub(crate) async fn metric(&self, name: &str, further_labels: &str) -> f64 {
-        let series = format!(r#"vllm:{name}{{engine="0",model_name="m"{further_labels}}} "#);
+        let series = format!(r#"vllm:{name}{{engine="0"{further_labels},model_name="m"}} "#);
         let (_, page) = self.get("/metrics").await;
         let value = page.lines().find_map(|line| line.strip_prefix(&series));
         value
