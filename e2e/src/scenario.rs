@@ -86,6 +86,18 @@ pub fn deploy_manifest(
     manifest: &str,
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
+    apply_service(cluster, namespace, manifest)
+}
+
+/// Applies a service's manifest where the operator is installed; returns the address that clients use.
+///
+/// # Errors
+/// When it is not there in time.
+pub fn apply_service(
+    cluster: &Cluster,
+    namespace: &str,
+    manifest: &str,
+) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     cluster.apply(manifest)?;
     wait_until("the gateways to listen for the service", 30, || {
         let slice = cluster.kubectl(&[

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::caller_peers::{CallerPeer, MAX_PEERS};
+use crate::engine::options::{CUSTOM_MESSAGE, CUSTOM_RULE, EngineOptions};
+use crate::engine::{self, Engine, EngineSettings};
 use crate::lenient::Validate;
 use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 use crate::revenue::Revenue;
@@ -54,11 +56,15 @@ use crate::template;
     validation = Rule::new("!has(self.targetRef)")
         .message("targetRef is not available in this version: give template, and Bursar owns the Deployment"),
     validation = Rule::new("has(self.template) || has(self.targetRef)").message("template is missing: give the pod template of one replica"),
+    validation = Rule::new(CUSTOM_RULE).message(CUSTOM_MESSAGE),
     validation = Rule::new("self.minReplicas <= self.maxReplicas").message("minReplicas must not be above maxReplicas")
 )]
 pub struct InferenceDeploymentSpec {
-    /// The inference engine: a preset of port, metrics and how it drains.
+    /// The inference engine: a preset of ports, paths and the names of metrics.
     pub engine: Engine,
+    /// What differs from the engine's preset, and all of a custom engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_options: Option<EngineOptions>,
     /// The model's name, as requests carry it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -118,14 +124,6 @@ pub struct InferenceDeploymentSpec {
 
 fn default_weight() -> i32 {
     i32::try_from(DEFAULT_WEIGHT).unwrap_or(1)
-}
-
-/// An inference engine.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    /// vLLM's OpenAI-compatible server on port 8000.
-    #[serde(rename = "vLLM")]
-    Vllm,
 }
 
 /// A workload that exists.
@@ -546,6 +544,24 @@ impl InferenceDeploymentSpec {
         own.or_else(|| template()?.priority_class_name.as_deref())
     }
 
+    /// The port on which its engine takes requests.
+    pub fn engine_port(&self) -> Option<u16> {
+        let options = self.engine_options.as_ref();
+        engine::port(self.engine, options.and_then(|options| options.port))
+    }
+
+    /// What is known of its engine.
+    ///
+    /// # Errors
+    /// The first option that cannot be read; the API server's rules let none through.
+    pub fn engine_settings(&self) -> Result<EngineSettings, FieldError> {
+        EngineSettings::new(
+            self.engine,
+            self.model.as_deref(),
+            self.engine_options.as_ref(),
+        )
+    }
+
     /// The numbers of the spec.
     ///
     /// # Errors
@@ -590,6 +606,7 @@ impl InferenceDeploymentSpec {
 
 impl Validate for InferenceDeployment {
     fn validate(&self) -> Result<(), FieldError> {
+        self.spec.engine_settings()?;
         self.spec.settings().map(drop)
     }
 }

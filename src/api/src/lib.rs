@@ -9,6 +9,7 @@
 //! | [`correction`] | SpendCorrection (`correction`) |
 //! | [`prices`] | PriceList (`prices`) |
 //! | [`revenue`] | the revenue of an InferenceDeployment |
+//! | [`engine`] | the inference engine of an InferenceDeployment |
 //! | [`caller_peers`] | who may reach an InferenceDeployment through gateways |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
@@ -33,7 +34,7 @@ pub mod caller_peers;
 pub mod conditions;
 pub mod correction;
 pub mod crds;
-pub mod engine_presets;
+pub mod engine;
 pub mod explanation;
 pub mod gpu_inventory;
 pub mod inference;

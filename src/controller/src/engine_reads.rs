@@ -77,6 +77,7 @@ impl EngineReads {
         Some(match readings.busy(&target.uid, reading.at) {
             Some(requests) if readings.has_counters(&target.uid) => event::Reading::Counted {
                 requests,
+                is_mean: readings.is_mean(&target.uid),
                 moved,
                 done: readings.last_done(&target.uid).unwrap_or_default(),
             },
@@ -136,7 +137,8 @@ impl GoneReplicas {
 #[cfg(test)]
 mod tests {
     use bursar_api::InferenceDeployment;
-    use bursar_signals::engine::{Error, Sample};
+    use bursar_signals::engine::Error;
+    use bursar_signals::engine_metrics::Sample;
     use bursar_signals::engine_reads::{ReadResult, Target};
     use bursar_signals::schedule::Settings;
     use bursar_signals::store::Readings;
@@ -164,7 +166,7 @@ mod tests {
     struct Engines;
 
     impl ReadEngine for Engines {
-        type Connection = ();
+        type Kept = ();
 
         async fn read(&self, target: &Target, _: Option<()>) -> ReadResult<()> {
             if &*target.namespace == "tenant" {
@@ -273,6 +275,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let first = event::Reading::Counted {
             requests: 0,
+            is_mean: false,
             // the first read is the first look at its counters
             moved: true,
             done: Default::default(),

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bursar_api::InferenceDeployment;
-use bursar_api::engine_presets::{Preset, preset};
+use bursar_api::engine::series_selector::SeriesSelector;
+use bursar_api::engine::{Alternatives, EngineSettings};
 use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL};
 use bursar_api::spend::WorkloadKind;
-use bursar_signals::engine::Source;
+use bursar_signals::engine_metrics::{EngineMetrics, Load, Metric, Source};
 use bursar_signals::engine_reads::{Target, Targets};
+use bursar_signals::exposition::Selector;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
@@ -160,7 +162,11 @@ impl State {
                 if let Some(listed) = &mut self.listed_services {
                     listed.insert(key.clone());
                 }
-                let source = source(preset(service.spec.engine));
+                let Ok(engine) = service.spec.engine_settings() else {
+                    self.remove_service(&key, &mut changes);
+                    return changes;
+                };
+                let source = source(engine);
                 if self
                     .services
                     .get(&key)
@@ -282,16 +288,30 @@ fn service_of(pod: &Pod) -> Option<Key> {
     Some((namespace.into(), name.into()))
 }
 
-fn source(preset: Preset) -> Source {
-    Source {
-        port: preset.port,
-        path: preset.metrics_path.into(),
-        waiting: preset.waiting.into(),
-        running: preset.running.into(),
-        requests: preset.requests.into(),
-        input_tokens: preset.input_tokens.into(),
-        output_tokens: preset.output_tokens.into(),
-    }
+/// Where the metrics of an engine are and what they are called.
+pub(crate) fn source(engine: EngineSettings) -> Source {
+    let selector = |SeriesSelector { name, labels }| Selector { name, labels };
+    let metric = |alternatives: Alternatives| Metric {
+        alternatives: alternatives
+            .into_iter()
+            .map(|series| series.into_iter().map(selector).collect())
+            .collect(),
+    };
+    let loads = engine.loads.into_iter().map(|load| Load {
+        queued: metric(load.queued),
+        running: metric(load.running),
+        request_time: metric(load.request_time),
+        units_per_second: load.units_per_second,
+    });
+    let idle_page = engine.idle_page;
+    let metrics = EngineMetrics {
+        loads: loads.collect(),
+        requests: metric(engine.requests),
+        input_tokens: metric(engine.input_tokens),
+        output_tokens: metric(engine.output_tokens),
+        idle_page: idle_page.map(|names| names.iter().map(|name| (*name).into()).collect()),
+    };
+    Source::new(engine.metrics_port, engine.metrics_path.into(), metrics)
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
-use bursar_api::engine_presets::preset;
 use bursar_api::inference::{ActivationMode, ActivationRetry, RefusalStatus};
 use bursar_api::lenient::Lenient;
 use bursar_api::names::{KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL, gateway_slice};
@@ -48,7 +47,7 @@ pub(crate) struct HoldPolicy {
     /// Requests may start a replica.
     pub(crate) on_demand: bool,
     /// Paths whose answers need no model: requests for them are not held.
-    pub(crate) paths_without_model: &'static [&'static str],
+    pub(crate) paths_without_model: Vec<String>,
     /// The only paths whose requests are held, if there are any; one that ends in `/` is for all below it.
     pub(crate) wake_on: Vec<String>,
     /// The controller's refusal, for the time in which no replica is ready and none may start.
@@ -77,7 +76,7 @@ impl HoldPolicy {
             max_wakes: 0,
             retry: ActivationRetry::Idempotent,
             on_demand: false,
-            paths_without_model: &[],
+            paths_without_model: Vec::new(),
             wake_on: Vec::new(),
             refusal: Some(refusal),
         }
@@ -105,7 +104,10 @@ impl HoldPolicy {
             false => without_slash == listed,
         };
         !lists_or_asks
-            && !self.paths_without_model.contains(&without_slash)
+            && !self
+                .paths_without_model
+                .iter()
+                .any(|listed| listed == without_slash)
             && (self.wake_on.is_empty() || self.wake_on.iter().any(is_listed))
     }
 
@@ -237,8 +239,9 @@ impl RouteTable {
             (None, Some(known)) => Arc::clone(&known.policy),
             (None, None) => Arc::new(HoldPolicy::unreadable()),
         };
-        let engine_port = object.engine().map(|engine| preset(engine).port);
-        let engine_port = engine_port.or(known.and_then(|known| known.engine_port));
+        let engine_port = object
+            .engine_port()
+            .or(known.and_then(|known| known.engine_port));
         let service = Service {
             uid: object.uid(),
             policy,
@@ -461,6 +464,7 @@ fn missing<'a>(
 /// The rules by which requests of a service are held; `None` if they cannot be read.
 fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
     let settings = object.spec.settings().ok()?;
+    let engine = object.spec.engine_settings().ok()?;
     let status = object.status.as_ref();
     let activation = status.and_then(|status| status.activation.as_ref());
     Some(HoldPolicy {
@@ -471,7 +475,7 @@ fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
         max_wakes: settings.max_wakes,
         retry: object.spec.activation.retry,
         on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
-        paths_without_model: preset(object.spec.engine).paths_without_model,
+        paths_without_model: engine.paths_without_model,
         wake_on: object.spec.activation.wake_on.clone(),
         refusal: activation.and_then(|activation| activation.refusal.clone()),
     })

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::caller_peers::CallerPeer;
-use bursar_api::inference::Engine;
+use bursar_api::engine::{self, Engine};
 use bursar_api::lenient::{Lenient, Unreadable};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -87,9 +87,12 @@ pub(crate) struct ServiceFields {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct SpecFields {
     #[serde(default)]
     engine: Value,
+    #[serde(default)]
+    engine_options: Value,
     activation: Option<AllowFromField>,
     template: Option<TemplateFields>,
 }
@@ -151,9 +154,13 @@ impl RoutedService {
         }
     }
 
-    /// The engine of its replicas.
-    pub(crate) fn engine(&self) -> Option<Engine> {
-        serde_json::from_value(self.fields.spec.engine.clone()).ok()
+    /// The port on which its replicas take requests.
+    pub(crate) fn engine_port(&self) -> Option<u16> {
+        let spec = &self.fields.spec;
+        let option = spec.engine_options["port"].as_i64();
+        let option = option.and_then(|port| i32::try_from(port).ok());
+        let engine: Engine = serde_json::from_value(spec.engine.clone()).ok()?;
+        engine::port(engine, option)
     }
 
     /// Who may reach it, if it says so.

@@ -1,51 +1,20 @@
 //! Reads an inference engine's metrics from one pod.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bursar_core::ledger::EngineCounters;
+use tokio::time::Instant;
 
-use crate::exposition::{LineTooLong, Sums};
+use crate::engine_metrics::{MissingMetric, Page, PageReader, Sample, Source};
+use crate::exposition::LineTooLong;
 use crate::metrics_page::{self, KeptConnection};
+use crate::request_time::RequestTime;
 
 /// A read takes no longer.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// No pod has more requests in one gauge.
-const MAX_GAUGE: f64 = 1e9;
-/// Counters above this number are not exact in a page's floating-point numbers.
-const MAX_COUNTER: f64 = 9_007_199_254_740_992.0;
-
-/// Where metrics are and what they are called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// The pod's port.
-    pub port: u16,
-    /// The path.
-    pub path: Cow<'static, str>,
-    /// Gauge: requests that wait.
-    pub waiting: Cow<'static, str>,
-    /// Gauge: requests that run.
-    pub running: Cow<'static, str>,
-    /// Counter: requests that ended.
-    pub requests: Cow<'static, str>,
-    /// Counter: tokens read.
-    pub input_tokens: Cow<'static, str>,
-    /// Counter: tokens written.
-    pub output_tokens: Cow<'static, str>,
-}
-
-/// What one pod reported.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sample {
-    /// Requests waiting and running.
-    pub busy: u64,
-    /// What was done so far. That it is unchanged means that nothing happened between two reads.
-    pub done: EngineCounters,
-    /// Whether there is any counter on the page.
-    pub has_counters: bool,
-}
+/// The growth of a counter of which nothing is known is seen after this time.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a pod's metrics could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +38,19 @@ pub enum Error {
     #[error(transparent)]
     Line(#[from] LineTooLong),
     /// A metric is not there.
-    #[error("there is no metric {0}")]
-    Missing(String),
+    #[error(transparent)]
+    Missing(#[from] MissingMetric),
     /// The task that read it failed.
     #[error("reading failed: {0}")]
     Task(String),
+}
+
+/// What is kept of an engine between two reads.
+#[derive(Debug, Default)]
+pub struct Kept {
+    connection: Option<KeptConnection>,
+    /// Only of an engine whose requests are known by their time alone.
+    time: Option<Box<RequestTime>>,
 }
 
 /// A client for metrics.
@@ -82,7 +59,7 @@ pub struct Scraper;
 
 impl Scraper {
     /// Reads the metrics of the pod at `address`, on the connection of the last read if there is
-    /// one. Returns the connection if it can be used again. There is no time limit.
+    /// one. Returns what is kept for the next read. There is no time limit.
     ///
     /// # Errors
     /// When it does not answer, or not with the metrics that `source` names.
@@ -90,13 +67,28 @@ impl Scraper {
         &self,
         address: IpAddr,
         source: &Source,
-        kept: Option<KeptConnection>,
-    ) -> Result<(Sample, Option<KeptConnection>), Error> {
-        let mut sums = sums(source);
+        kept: Option<Kept>,
+    ) -> Result<(Sample, Option<Kept>), Error> {
         let address = SocketAddr::new(address, source.port);
-        let take = |piece: &[u8]| Ok(sums.take(piece)?);
-        let kept = metrics_page::read(address, &source.path, kept, take).await?;
-        Ok((sample(source, sums)?, kept))
+        let Kept { connection, time } = kept.unwrap_or_default();
+        let (mut page, mut connection) = read_page(address, source, connection).await?;
+        let Some(seconds) = page.load.request_seconds else {
+            let kept = connection.map(|connection| Kept {
+                connection: Some(connection),
+                time: None,
+            });
+            return Ok((page.sample(0.0), kept));
+        };
+        let mut time = time.unwrap_or_default();
+        time.add(Instant::now(), seconds);
+        if time.in_progress().is_none() {
+            tokio::time::sleep(SECOND_LOOK).await;
+            (page, connection) = read_page(address, source, connection).await?;
+            time.add(Instant::now(), page.load.request_seconds.unwrap_or(seconds));
+        }
+        let sample = page.sample(time.in_progress().unwrap_or(0.0));
+        let time = Some(time);
+        Ok((sample, Some(Kept { connection, time })))
     }
 
     /// Reads a text, bounded in time and bytes.
@@ -118,91 +110,78 @@ impl Scraper {
     }
 }
 
-/// The sums of a page that make a sample.
-fn sums(source: &Source) -> Sums<'_, 5> {
-    Sums::new([
-        &source.waiting,
-        &source.running,
-        &source.requests,
-        &source.input_tokens,
-        &source.output_tokens,
-    ])
-}
-
-fn sample(source: &Source, sums: Sums<'_, 5>) -> Result<Sample, Error> {
-    let [waiting, running, requests, input_tokens, output_tokens] = sums.finish();
-    let gauge = |sum: Option<f64>, name: &str| {
-        let value = sum.ok_or_else(|| Error::Missing(name.to_owned()))?;
-        Ok::<_, Error>(value.clamp(0.0, MAX_GAUGE) as u64)
-    };
-    // a counter that nothing has counted yet is not shown
-    let counter = |sum: Option<f64>| sum.unwrap_or(0.0).clamp(0.0, MAX_COUNTER) as u64;
-    let counters = [requests, input_tokens, output_tokens];
-    Ok(Sample {
-        has_counters: counters.iter().any(Option::is_some),
-        busy: gauge(waiting, &source.waiting)? + gauge(running, &source.running)?,
-        done: EngineCounters {
-            requests: counter(requests),
-            input_tokens: counter(input_tokens),
-            output_tokens: counter(output_tokens),
-        },
-    })
+async fn read_page(
+    address: SocketAddr,
+    source: &Source,
+    kept: Option<KeptConnection>,
+) -> Result<(Page, Option<KeptConnection>), Error> {
+    let mut reader = PageReader::new(source);
+    let take = |piece: &[u8]| Ok(reader.take(piece)?);
+    let kept = metrics_page::read(address, &source.path, kept, take).await?;
+    Ok((reader.finish()?, kept))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::engine_metrics::{EngineMetrics, Load, Metric};
+    use crate::exposition::Selector;
 
     fn source(port: u16) -> Source {
-        Source {
-            port,
-            path: "/metrics".into(),
-            waiting: "w".into(),
-            running: "r".into(),
-            requests: "done".into(),
-            input_tokens: "read".into(),
-            output_tokens: "written".into(),
+        let load = Load {
+            queued: metric("w"),
+            running: metric("r"),
+            ..Load::default()
+        };
+        let metrics = EngineMetrics {
+            loads: vec![load],
+            ..EngineMetrics::default()
+        };
+        Source::new(port, "/metrics".into(), metrics)
+    }
+
+    fn metric(name: &str) -> Metric {
+        Metric {
+            alternatives: vec![vec![Selector::all(name)]],
         }
     }
 
-    fn sample_of(page: &str) -> Result<Sample, Error> {
-        let source = source(0);
-        let mut sums = sums(&source);
-        sums.take(page.as_bytes())?;
-        sample(&source, sums)
-    }
-
-    #[test]
-    fn a_sample_needs_both_gauges_and_takes_the_counters_there_are() {
-        assert_eq!(
-            sample_of("w 2\nr 3\ndone 7\nwritten 70\n").unwrap(),
-            Sample {
-                busy: 5,
-                done: EngineCounters {
-                    requests: 7,
-                    input_tokens: 0,
-                    output_tokens: 70
+    #[tokio::test(start_paused = true)]
+    async fn requests_without_a_gauge_are_known_by_the_time_they_took() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = EngineMetrics {
+            loads: vec![
+                Load {
+                    running: metric("running"),
+                    ..Load::default()
                 },
-                has_counters: true,
-            }
-        );
-        let without = sample_of("w 2\nr 3\n").unwrap();
-        assert_eq!((without.busy, without.has_counters), (5, false));
-        let missing = sample_of("w 2\n").unwrap_err();
-        assert_eq!(missing.to_string(), "there is no metric r");
-    }
-
-    #[test]
-    fn numbers_that_no_engine_has_are_bounded() {
-        let sample = sample_of("w 1e300\nr -5\ndone 1e300\n").unwrap();
-        assert_eq!(sample.busy, MAX_GAUGE as u64);
-        assert_eq!(sample.done.requests, MAX_COUNTER as u64);
+                Load {
+                    request_time: metric("us"),
+                    units_per_second: 1_000_000,
+                    ..Load::default()
+                },
+            ],
+            ..EngineMetrics::default()
+        };
+        let source = Source::new(address.port(), "/metrics".into(), metrics);
+        let server = tokio::spawn(async move {
+            // 2 s of requests within the half second between two looks, and none thereafter
+            let pages = ["us 5e6\n", "us 7e6\n", "us 7e6\n", "other 1\n"].map(page);
+            serve(&listener, &pages).await
+        });
+        let (sample, kept) = Scraper.read(address.ip(), &source, None).await.unwrap();
+        assert_eq!((sample.busy, sample.is_mean), (4, true));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let (sample, kept) = Scraper.read(address.ip(), &source, kept).await.unwrap();
+        assert_eq!(sample.busy, 1, "2 s of requests in the last 2 s");
+        let missing = Scraper.read(address.ip(), &source, kept).await.unwrap_err();
+        assert_eq!(missing.to_string(), "there is no metric running, nor us");
+        server.await.unwrap();
     }
 
     /// Takes the head of one request; `false` if the client is gone.
@@ -313,86 +292,5 @@ mod tests {
             .read(address.ip(), &source(address.port()), None)
             .await;
         assert!(matches!(read, Err(Error::TooLong)), "{read:?}");
-    }
-
-    /// A page as vLLM's, of 62 KB: 3 samples of gauges and some 700 of counters and histograms.
-    fn vllm_page() -> (Source, String) {
-        let source = Source {
-            port: 0,
-            path: "/metrics".into(),
-            waiting: "vllm:num_requests_waiting".into(),
-            running: "vllm:num_requests_running".into(),
-            requests: "vllm:request_success_total".into(),
-            input_tokens: "vllm:prompt_tokens_total".into(),
-            output_tokens: "vllm:generation_tokens_total".into(),
-        };
-        let labels = "engine=\"0\",model_name=\"meta-llama/Llama-3.1-8B-Instruct\"";
-        let mut page = String::new();
-        for (name, value) in [
-            ("vllm:num_requests_running", 7),
-            ("vllm:num_requests_waiting", 3),
-            ("vllm:prompt_tokens_total", 12),
-            ("vllm:generation_tokens_total", 40),
-        ] {
-            page += &format!(
-                "# HELP {name} Text.\n# TYPE {name} gauge\n{name}{{{labels}}} {value}.0\n"
-            );
-        }
-        for reason in ["stop", "length", "abort"] {
-            let name = "vllm:request_success_total";
-            page += &format!("{name}{{{labels},finished_reason=\"{reason}\"}} 2.0\n");
-        }
-        for histogram in 0..18 {
-            let name = format!("vllm:e2e_request_latency_{histogram}_seconds");
-            page += &format!(
-                "# HELP {name} Histogram of a latency in seconds.\n# TYPE {name} histogram\n"
-            );
-            for bucket in 0..26 {
-                page += &format!(
-                    "{name}_bucket{{{labels},le=\"{bucket}.5\"}} {}.0\n",
-                    bucket * 31
-                );
-            }
-            page += &format!("{name}_sum{{{labels}}} 4711.25\n{name}_count{{{labels}}} 806.0\n");
-        }
-        (source, page)
-    }
-
-    #[test]
-    fn a_full_page_is_read_as_its_few_lines() {
-        let (source, page) = vllm_page();
-        assert!(page.len() > 60_000, "{}", page.len());
-        let mut sums = sums(&source);
-        sums.take(page.as_bytes()).unwrap();
-        let done = EngineCounters {
-            requests: 6,
-            input_tokens: 12,
-            output_tokens: 40,
-        };
-        assert_eq!(
-            sample(&source, sums).unwrap(),
-            Sample {
-                busy: 10,
-                done,
-                has_counters: true
-            }
-        );
-    }
-
-    /// `cargo test --release -p bursar-signals -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a timing"]
-    fn time_to_parse_a_full_page() {
-        const PAGES: u32 = 20_000;
-        let (source, page) = vllm_page();
-        let began = Instant::now();
-        for _ in 0..PAGES {
-            let mut sums = sums(&source);
-            for piece in page.as_bytes().chunks(16 << 10) {
-                sums.take(std::hint::black_box(piece)).unwrap();
-            }
-            std::hint::black_box(sample(&source, sums).unwrap());
-        }
-        println!("{} bytes: {:?}", page.len(), began.elapsed() / PAGES);
     }
 }

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::engine::{Error, READ_TIMEOUT, Sample, Scraper, Source};
-use crate::metrics_page::KeptConnection;
+use crate::engine::{Error, Kept, READ_TIMEOUT, Scraper};
+use crate::engine_metrics::{Sample, Source};
 use crate::schedule::{Outcome, Schedule, Settings, TargetId};
 use crate::store::FRESH;
 
@@ -49,29 +49,29 @@ pub struct Reading {
 }
 
 /// A sample, and what is kept for the next read.
-pub type ReadResult<C> = Result<(Sample, Option<C>), Error>;
+pub type ReadResult<K> = Result<(Sample, Option<K>), Error>;
 
 /// A way to read a target once.
 pub trait ReadEngine: Clone + Send + 'static {
     /// What is kept of a target between two reads.
-    type Connection: Send + 'static;
+    type Kept: Send + 'static;
 
     /// Reads the target, and returns what is kept for its next read. The caller limits the time.
     fn read(
         &self,
         target: &Target,
-        kept: Option<Self::Connection>,
-    ) -> impl Future<Output = ReadResult<Self::Connection>> + Send;
+        kept: Option<Self::Kept>,
+    ) -> impl Future<Output = ReadResult<Self::Kept>> + Send;
 }
 
 impl ReadEngine for Scraper {
-    type Connection = KeptConnection;
+    type Kept = Kept;
 
     fn read(
         &self,
         target: &Target,
-        kept: Option<KeptConnection>,
-    ) -> impl Future<Output = ReadResult<KeptConnection>> + Send {
+        kept: Option<Kept>,
+    ) -> impl Future<Output = ReadResult<Kept>> + Send {
         self.read(target.address, &target.source, kept)
     }
 }
@@ -109,9 +109,9 @@ impl Targets {
 }
 
 /// A target and what is known of it.
-struct Known<C> {
+struct Known<K> {
     target: Arc<Target>,
-    connection: Option<C>,
+    kept: Option<K>,
     last: LastReading,
 }
 
@@ -122,8 +122,8 @@ pub struct EngineReads<R: ReadEngine> {
     updates: mpsc::UnboundedReceiver<Update>,
     schedule: Schedule,
     by_uid: HashMap<Arc<str>, TargetId>,
-    targets: HashMap<TargetId, Known<R::Connection>>,
-    tasks: JoinSet<ReadResult<R::Connection>>,
+    targets: HashMap<TargetId, Known<R::Kept>>,
+    tasks: JoinSet<ReadResult<R::Kept>>,
     reading: HashMap<Id, TargetId>,
     waiting: Vec<oneshot::Sender<()>>,
     began: Instant,
@@ -201,7 +201,7 @@ impl<R: ReadEngine> EngineReads<R> {
         self.by_uid.insert(Arc::clone(&target.uid), id);
         let known = Known {
             target: Arc::new(target),
-            connection: None,
+            kept: None,
             last: LastReading::default(),
         };
         self.targets.insert(id, known);
@@ -221,7 +221,7 @@ impl<R: ReadEngine> EngineReads<R> {
             return;
         };
         let (reader, target) = (self.reader.clone(), Arc::clone(&known.target));
-        let kept = known.connection.take();
+        let kept = known.kept.take();
         let task = self.tasks.spawn(async move {
             let read = tokio::time::timeout(READ_TIMEOUT, reader.read(&target, kept));
             read.await.unwrap_or(Err(Error::Slow))
@@ -231,7 +231,7 @@ impl<R: ReadEngine> EngineReads<R> {
 
     fn finish(
         &mut self,
-        ended: Result<(Id, ReadResult<R::Connection>), JoinError>,
+        ended: Result<(Id, ReadResult<R::Kept>), JoinError>,
         report: &mut impl FnMut(Reading),
     ) {
         let (task, read) = match ended {
@@ -251,7 +251,7 @@ impl<R: ReadEngine> EngineReads<R> {
             return;
         };
         let result = read.map(|(sample, kept)| {
-            known.connection = kept;
+            known.kept = kept;
             sample
         });
         let changed = known.last.update(result.as_ref().ok().copied(), elapsed);
@@ -308,6 +308,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::engine_metrics::EngineMetrics;
 
     /// A second of the tests' own clock.
     fn clock() -> Timestamp {
@@ -315,15 +316,11 @@ mod tests {
     }
 
     fn source(port: u16) -> Arc<Source> {
-        Arc::new(Source {
+        Arc::new(Source::new(
             port,
-            path: "/metrics".into(),
-            waiting: "w".into(),
-            running: "r".into(),
-            requests: "done".into(),
-            input_tokens: "read".into(),
-            output_tokens: "written".into(),
-        })
+            "/metrics".into(),
+            EngineMetrics::default(),
+        ))
     }
 
     fn target(namespace: &str, uid: &str) -> Target {
@@ -344,7 +341,7 @@ mod tests {
     }
 
     impl ReadEngine for FakeEngines {
-        type Connection = ();
+        type Kept = ();
 
         async fn read(&self, target: &Target, _: Option<()>) -> ReadResult<()> {
             match &*target.namespace {
@@ -357,6 +354,7 @@ mod tests {
             Ok((
                 Sample {
                     busy,
+                    is_mean: false,
                     done,
                     has_counters: true,
                 },
@@ -460,6 +458,7 @@ mod tests {
             };
             Some(Sample {
                 busy,
+                is_mean: false,
                 done,
                 has_counters: true,
             })

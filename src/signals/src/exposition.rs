@@ -9,32 +9,94 @@ use memchr::{memchr, memchr_iter};
 /// The longest line, in bytes, that a sample may take.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
+/// A line that declares a metric begins so.
+const TYPE: &[u8] = b"# TYPE ";
+
 /// A line that may be a sample of interest is longer than [`MAX_LINE_BYTES`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a line is longer than {} KiB", MAX_LINE_BYTES >> 10)]
 pub struct LineTooLong;
 
-/// The sums of the samples of `N` names, over their labels, in a page that arrives in pieces.
+/// The series of one name, or those of them whose labels have these values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    /// The name of the metric.
+    pub name: String,
+    /// Labels and their values; a series without such a label has an empty value of it.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Selector {
+    /// All series of a name.
+    pub fn all(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            labels: Vec::new(),
+        }
+    }
+
+    /// Whether a sample of this name, with these labels and value behind it, is selected.
+    fn selects(&self, rest: &[u8]) -> bool {
+        if self.labels.is_empty() {
+            return true;
+        }
+        let inner = rest.trim_ascii_start().strip_prefix(b"{");
+        let inner = inner.and_then(|inner| inner.get(..end_of_labels(inner)? - 1));
+        let text = inner.map(String::from_utf8_lossy).unwrap_or_default();
+        let labels = labels(&text);
+        self.labels
+            .iter()
+            .all(|(key, value)| labels.get(key).map_or("", String::as_str) == value)
+    }
+}
+
+/// The series of a page that are summed.
+#[derive(Debug, Clone)]
+pub struct Selectors {
+    all: Vec<Selector>,
+    filter: LineFilter,
+}
+
+impl Selectors {
+    /// The series to sum, each by itself. Selectors may overlap.
+    pub fn new(all: Vec<Selector>) -> Self {
+        let names: Vec<_> = all.iter().map(|selector| &*selector.name).collect();
+        Self {
+            filter: LineFilter::new(&names),
+            all,
+        }
+    }
+}
+
+/// The sums of selected series in a page that arrives in pieces.
 ///
 /// Other lines are passed over as bytes: a page has thousands, of which a handful count.
 #[derive(Debug)]
-pub struct Sums<'n, const N: usize> {
-    names: [&'n str; N],
-    filter: LineFilter,
-    sums: [Option<f64>; N],
+pub struct Sums<'s> {
+    selectors: &'s Selectors,
+    sums: Vec<Sum>,
     /// The beginning of a line that may be a sample and whose end has not arrived.
     partial: Vec<u8>,
     /// The line whose end has not arrived is of no interest.
     skips_line: bool,
 }
 
-impl<'n, const N: usize> Sums<'n, N> {
-    /// Begins a page, in which samples of these names count. Names may be equal.
-    pub fn new(names: [&'n str; N]) -> Self {
+/// The sum of a selector.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    value: Option<f64>,
+    /// There is a sample of its name, selected or not.
+    has_samples: bool,
+    /// A `TYPE` line names its metric.
+    is_declared: bool,
+}
+
+impl<'s> Sums<'s> {
+    /// Begins a page.
+    pub fn new(selectors: &'s Selectors) -> Self {
         Self {
-            filter: LineFilter::new(&names),
-            names,
-            sums: [None; N],
+            selectors,
+            sums: vec![Sum::default(); selectors.all.len()],
             partial: Vec::new(),
             skips_line: false,
         }
@@ -43,7 +105,7 @@ impl<'n, const N: usize> Sums<'n, N> {
     /// Takes the next piece of the page.
     ///
     /// # Errors
-    /// A line that may be a sample of one of the names is too long to be kept.
+    /// A line that may be a selected sample is too long to be kept.
     pub fn take(&mut self, piece: &[u8]) -> Result<(), LineTooLong> {
         let mut rest = piece;
         if self.skips_line || !self.partial.is_empty() {
@@ -56,7 +118,7 @@ impl<'n, const N: usize> Sums<'n, N> {
         let mut start = 0;
         for end in memchr_iter(b'\n', rest) {
             let line = &rest[start..end];
-            if self.filter.passes(line) {
+            if self.selectors.filter.passes(line) {
                 self.take_line(line);
             }
             start = end + 1;
@@ -64,11 +126,16 @@ impl<'n, const N: usize> Sums<'n, N> {
         self.take_part(&rest[start..])
     }
 
-    /// The sum of each name, in the order of the names; `None` if there is no sample of it or one
-    /// is not a finite number.
-    pub fn finish(mut self) -> [Option<f64>; N] {
+    /// The sum of each selector, in their order; `None` if it selects no sample or one that is not
+    /// a finite number. A metric that the page declares and has no sample of is zero: clients of
+    /// Prometheus show a series with labels from its first value on.
+    pub fn finish(mut self) -> Vec<Option<f64>> {
         self.end_line();
-        self.sums.map(|sum| sum.filter(|sum| sum.is_finite()))
+        let value = |sum: Sum| match sum.is_declared && !sum.has_samples {
+            true => Some(0.0),
+            false => sum.value.filter(|value| value.is_finite()),
+        };
+        self.sums.into_iter().map(value).collect()
     }
 
     /// Takes a part of a line, without its end.
@@ -111,10 +178,14 @@ impl<'n, const N: usize> Sums<'n, N> {
         self.partial.clear();
     }
 
-    /// Whether a line that begins so may be a sample of one of the names.
+    /// Whether a line that begins so may be a selected sample.
     fn may_be_sample(&self, beginning: &[u8]) -> bool {
         let beginning = beginning.trim_ascii_start();
-        self.names.iter().any(|name| {
+        let compared = TYPE.len().min(beginning.len());
+        if beginning[..compared] == TYPE[..compared] {
+            return true;
+        }
+        self.selectors.all.iter().any(|Selector { name, .. }| {
             let compared = name.len().min(beginning.len());
             beginning[..compared] == name.as_bytes()[..compared]
         })
@@ -122,20 +193,104 @@ impl<'n, const N: usize> Sums<'n, N> {
 
     fn take_line(&mut self, line: &[u8]) {
         let line = line.trim_ascii_start();
-        for (name, sum) in self.names.iter().zip(&mut self.sums) {
+        if let Some(declared) = line.strip_prefix(TYPE) {
+            return self.declare(declared);
+        }
+        for (selector, sum) in self.selectors.all.iter().zip(&mut self.sums) {
+            let name = selector.name.as_bytes();
             let ends_name = |byte: &u8| matches!(byte, b'{' | b' ' | b'\t');
             if line.get(name.len()).is_some_and(ends_name)
-                && let Some(rest) = line.strip_prefix(name.as_bytes())
+                && let Some(rest) = line.strip_prefix(name)
             {
-                *sum = Some(sum.unwrap_or(0.0) + value(rest));
+                sum.has_samples = true;
+                if selector.selects(rest) {
+                    sum.value = Some(sum.value.unwrap_or(0.0) + value(rest));
+                }
             }
         }
+    }
+
+    /// Takes the name and the kind in a `TYPE` line. Samples of histograms, and of counters by some
+    /// clients, have another end.
+    fn declare(&mut self, declared: &[u8]) {
+        let mut words = declared.split(u8::is_ascii_whitespace);
+        let (name, kind) = (words.next(), words.next());
+        let ends: &[&[u8]] = match kind {
+            Some(b"counter") => &[b"", b"_total"],
+            Some(b"histogram" | b"summary") => &[b"_sum", b"_count"],
+            _ => &[b""],
+        };
+        for (selector, sum) in self.selectors.all.iter().zip(&mut self.sums) {
+            let rest = name.and_then(|name| selector.name.as_bytes().strip_prefix(name));
+            sum.is_declared |= rest.is_some_and(|rest| ends.contains(&rest));
+        }
+    }
+}
+
+/// Whether a page has series whose names begin with none of some texts.
+#[derive(Debug)]
+pub struct OtherSeries<'p> {
+    /// `None` if nobody asks.
+    prefixes: Option<&'p [String]>,
+    found: bool,
+    /// The beginning of a line whose end has not arrived, as long as no prefix is longer.
+    beginning: Vec<u8>,
+}
+
+impl<'p> OtherSeries<'p> {
+    /// Begins a page, on which series of these names do not count; without any, nothing is looked for.
+    pub fn new(prefixes: Option<&'p [String]>) -> Self {
+        Self {
+            prefixes,
+            found: false,
+            beginning: Vec::new(),
+        }
+    }
+
+    /// Takes the next piece of the page.
+    pub fn take(&mut self, piece: &[u8]) {
+        let Some(prefixes) = self.prefixes else {
+            return;
+        };
+        let longest = prefixes.iter().map(String::len).max().unwrap_or(0).max(1);
+        let mut lines = piece.split_inclusive(|byte| *byte == b'\n');
+        while !self.found
+            && let Some(line) = lines.next()
+        {
+            let line_ends = line.ends_with(b"\n");
+            let line = match self.beginning.is_empty() {
+                true => line.trim_ascii_start(),
+                false => line,
+            };
+            let room = longest.saturating_sub(self.beginning.len());
+            self.beginning.extend(line.iter().take(room));
+            if line_ends {
+                self.end_line();
+            }
+        }
+    }
+
+    /// Whether the page has ended without such a series. Not known, and `false`, if nobody asked.
+    pub fn has_none(&self) -> bool {
+        self.prefixes.is_some() && !self.found && !self.is_other()
+    }
+
+    fn end_line(&mut self) {
+        self.found |= self.is_other();
+        self.beginning.clear();
+    }
+
+    fn is_other(&self) -> bool {
+        let line = self.beginning.trim_ascii();
+        let is_known = |prefix: &String| line.starts_with(prefix.as_bytes());
+        let mut prefixes = self.prefixes.into_iter().flatten();
+        !line.is_empty() && line[0] != b'#' && !prefixes.any(is_known)
     }
 }
 
 /// Tells nearly all lines of a page from samples by one byte: the one behind the beginning that the
 /// names have in common.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct LineFilter {
     /// The length of that beginning, in bytes.
     at: usize,
@@ -161,11 +316,13 @@ impl LineFilter {
         Self { at, follows }
     }
 
-    /// Whether a line may be a sample of one of the names.
+    /// Whether a line may be a sample of one of the names, or declares a metric.
     fn passes(&self, line: &[u8]) -> bool {
         let is_indented = line.first().is_some_and(u8::is_ascii_whitespace);
         let byte = line.get(self.at);
-        is_indented || byte.is_some_and(|byte| self.follows[usize::from(*byte)])
+        is_indented
+            || line.starts_with(TYPE)
+            || byte.is_some_and(|byte| self.follows[usize::from(*byte)])
     }
 }
 
@@ -252,13 +409,45 @@ mod tests {
         vllm:num_requests_waiting{model_name=\"a}\\\"b\",engine=\"0\"} 3.0\nvllm:num_requests_waiting{model_name=\"c\"} 2 1700000000\n\
         vllm:num_requests_waiting_total 99\nplain 1e3\n  plain\t2 \r\nbroken{x=\"1\"} NaN\ncut{x=\"1\n";
 
+    fn selectors<const N: usize>(names: [&str; N]) -> Selectors {
+        Selectors::new(names.map(Selector::all).into())
+    }
+
     /// The sums of a page that arrives in pieces of this many bytes.
-    fn sums<const N: usize>(page: &[u8], names: [&str; N], bytes: usize) -> [Option<f64>; N] {
-        let mut sums = Sums::new(names);
+    fn sums_of(page: &[u8], selectors: &Selectors, bytes: usize) -> Vec<Option<f64>> {
+        let mut sums = Sums::new(selectors);
         for piece in page.chunks(bytes) {
             sums.take(piece).unwrap();
         }
         sums.finish()
+    }
+
+    fn sums<const N: usize>(page: &[u8], names: [&str; N], bytes: usize) -> Vec<Option<f64>> {
+        sums_of(page, &selectors(names), bytes)
+    }
+
+    #[test]
+    fn labels_select_among_the_series_of_a_name() {
+        let page =
+            b"q{rank=\"0\",kind=\"a,b\"} 3\nq{rank=\"1\",kind=\"a,b\"} 4\nq 5\nq{rank=\"0\"} NaN\n";
+        let select = |labels: &[(&str, &str)]| Selector {
+            name: "q".to_owned(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        let selectors = Selectors::new(vec![
+            select(&[("rank", "0"), ("kind", "a,b")]),
+            select(&[("kind", "a,b")]),
+            select(&[("rank", "2")]),
+            select(&[("rank", "")]),
+            select(&[("rank", "0")]),
+        ]);
+        for bytes in [1, 7, page.len()] {
+            let sums = sums_of(page, &selectors, bytes);
+            assert_eq!(sums, [Some(3.0), Some(7.0), None, Some(5.0), None]);
+        }
     }
 
     #[test]
@@ -284,6 +473,35 @@ mod tests {
     }
 
     #[test]
+    fn a_metric_that_is_declared_and_has_no_sample_is_zero() {
+        let page = b"# TYPE q gauge\n# TYPE old gauge\n# TYPE time histogram\n# TYPE done counter\n# TYPE bad gauge\nbad NaN\n\
+            # TYPE kind gauge\nkind{a=\"1\"} 2\n# HELP other x\n# TYPE queue gauge";
+        let names = [
+            "q",
+            "time_sum",
+            "done_total",
+            "bad",
+            "other",
+            "que",
+            "old_total",
+        ];
+        let mut all: Vec<_> = names.map(Selector::all).into();
+        all.push(Selector {
+            name: "kind".to_owned(),
+            labels: vec![("a".to_owned(), "2".to_owned())],
+        });
+        let zero = Some(0.0);
+        for bytes in [1, 7, page.len()] {
+            let sums = sums_of(page, &Selectors::new(all.clone()), bytes);
+            assert_eq!(
+                sums,
+                [zero, zero, zero, None, None, None, None, None],
+                "{bytes}"
+            );
+        }
+    }
+
+    #[test]
     fn the_last_line_needs_no_end() {
         assert_eq!(sums(b"a 1\nb 2", ["a", "b"], 5), [Some(1.0), Some(2.0)]);
     }
@@ -291,14 +509,16 @@ mod tests {
     #[test]
     fn a_line_without_end_takes_no_memory() {
         let piece = [b'x'; 1 << 10];
-        let mut others = Sums::new(["w"]);
+        let w = selectors(["w"]);
+        let mut others = Sums::new(&w);
         for _ in 0..1 << 10 {
             others.take(&piece).unwrap();
         }
         assert!(others.partial.capacity() <= MAX_LINE_BYTES);
         others.take(b"\nw 3\n").unwrap();
         assert_eq!(others.finish(), [Some(3.0)]);
-        let mut ours = Sums::new(["x"]);
+        let x = selectors(["x"]);
+        let mut ours = Sums::new(&x);
         ours.take(b"x{label=\"").unwrap();
         let end = (0..1 << 10).find_map(|_| ours.take(&piece).err());
         assert_eq!(end, Some(LineTooLong));

@@ -3,6 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`engine`] | reads an inference engine's metrics |
+//! | [`engine_metrics`] | what those metrics are called, and what a page of them says |
 //! | [`engine_reads`] | reads all engines, each once a second |
 //! | [`schedule`] | which engine is read when, as a pure structure |
 //! | [`power`] | reads what GPUs draw, from dcgm-exporter |
@@ -13,9 +14,11 @@
 
 pub mod demand;
 pub mod engine;
+pub mod engine_metrics;
 pub mod engine_reads;
 pub mod exposition;
 pub mod metrics_page;
 pub mod power;
+mod request_time;
 pub mod schedule;
 pub mod store;

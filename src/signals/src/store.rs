@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bursar_core::ledger::EngineCounters;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::engine::Sample;
+use crate::engine_metrics::Sample;
 
 /// A sample counts for this long.
 pub const FRESH: SignedDuration = SignedDuration::from_secs(10);
@@ -85,6 +85,12 @@ impl Readings {
         (now.duration_since(at) < FRESH).then_some(sample.busy)
     }
 
+    /// Whether the requests on one pod are a mean of the last seconds.
+    pub fn is_mean(&self, uid: &str) -> bool {
+        let last = self.pods.get(uid).and_then(|reading| reading.last);
+        last.is_some_and(|(_, sample)| sample.is_mean)
+    }
+
     /// Whether the last page of a pod had any counter.
     pub fn has_counters(&self, uid: &str) -> bool {
         let last = self.pods.get(uid).and_then(|reading| reading.last);
@@ -112,6 +118,7 @@ mod tests {
         };
         Sample {
             busy,
+            is_mean: false,
             done,
             has_counters: true,
         }

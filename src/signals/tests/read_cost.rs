@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_signals::engine::{Scraper, Source};
+use bursar_signals::engine::Scraper;
+use bursar_signals::engine_metrics::{EngineMetrics, Load, Metric, Source};
 use bursar_signals::engine_reads::{EngineReads, Target};
+use bursar_signals::exposition::Selector;
 use bursar_signals::schedule::Settings;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -134,15 +136,22 @@ async fn bare(address: SocketAddr, phase: Duration) {
 }
 
 async fn engine_reads(address: SocketAddr) {
-    let source = Arc::new(Source {
-        port: address.port(),
-        path: "/metrics".into(),
-        waiting: "vllm:num_requests_waiting".into(),
-        running: "vllm:num_requests_running".into(),
-        requests: "vllm:request_success_total".into(),
-        input_tokens: "vllm:prompt_tokens_total".into(),
-        output_tokens: "vllm:generation_tokens_total".into(),
-    });
+    let metric = |name: &str| Metric {
+        alternatives: vec![vec![Selector::all(name)]],
+    };
+    let load = Load {
+        queued: metric("vllm:num_requests_waiting"),
+        running: metric("vllm:num_requests_running"),
+        ..Load::default()
+    };
+    let metrics = EngineMetrics {
+        loads: vec![load],
+        requests: metric("vllm:request_success_total"),
+        input_tokens: metric("vllm:prompt_tokens_total"),
+        output_tokens: metric("vllm:generation_tokens_total"),
+        idle_page: None,
+    };
+    let source = Arc::new(Source::new(address.port(), "/metrics".into(), metrics));
     let (targets, reads) = EngineReads::new(Scraper, Settings::default(), Timestamp::now);
     for index in 0..TARGETS {
         targets.upsert(Target {

@@ -125,6 +125,7 @@ impl Simulation {
                         }
                         Reading::Counted {
                             requests,
+                            is_mean: false,
                             moved,
                             done: pod.done(self.now),
                         }

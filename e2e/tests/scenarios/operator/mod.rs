@@ -4,6 +4,7 @@
 
 mod budgets;
 mod careful;
+mod engines;
 mod evictions;
 mod faults;
 mod gangs;
@@ -145,6 +146,11 @@ fn requests() -> Vec<Scenario> {
             "a_client_that_a_service_does_not_name_wakes_nothing",
             3,
             requests::only_named_clients_wake,
+        ),
+        Scenario::new(
+            "engines_other_than_vllm_go_to_zero_and_back",
+            5,
+            engines::go_to_zero_and_back,
         ),
         Scenario::new(
             "a_burst_starts_nothing_that_would_come_too_late",

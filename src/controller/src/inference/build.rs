@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::engine_presets::{Preset, preset};
+use bursar_api::engine::EngineSettings;
 use bursar_api::names::{
     GATEWAY_LABEL, KIND_LABEL, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
     SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice,
@@ -15,7 +15,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Container, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Probe,
-    Service, ServicePort, ServiceSpec, SleepAction,
+    Service, ServicePort, ServiceSpec, SleepAction, TCPSocketAction,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -116,16 +116,17 @@ fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodT
             spec.priority_class_name = object.spec.priority_class_name.clone();
         }
     }
-    let preset = preset(object.spec.engine);
-    if let Some(container) = template
-        .spec
-        .as_mut()
-        .and_then(|spec| serving(spec, preset.port))
+    // an object whose options cannot be read gets no template
+    if let Ok(engine) = object.spec.engine_settings()
+        && let Some(container) = template
+            .spec
+            .as_mut()
+            .and_then(|spec| serving(spec, engine.port))
     {
         // without one, a replica would be ready while it still loads its model
         container
             .readiness_probe
-            .get_or_insert_with(|| readiness(&preset));
+            .get_or_insert_with(|| readiness(&engine));
         if grace > PRE_STOP_SECONDS {
             let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
             lifecycle.pre_stop.get_or_insert_with(|| LifecycleHandler {
@@ -156,13 +157,19 @@ fn serving(spec: &mut PodSpec, port: u16) -> Option<&mut Container> {
 }
 
 /// Ready within two seconds of the model's being loaded; a busy engine may miss two answers.
-fn readiness(preset: &Preset) -> Probe {
+fn readiness(engine: &EngineSettings) -> Probe {
+    let port = IntOrString::Int(i32::from(engine.port));
+    let path = engine.health_path.as_ref();
+    let http_get = path.map(|path| HTTPGetAction {
+        path: Some(path.clone()),
+        port: port.clone(),
+        ..HTTPGetAction::default()
+    });
     Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(preset.health_path.to_owned()),
-            port: IntOrString::Int(i32::from(preset.port)),
-            ..HTTPGetAction::default()
-        }),
+        tcp_socket: http_get
+            .is_none()
+            .then_some(TCPSocketAction { host: None, port }),
+        http_get,
         period_seconds: Some(2),
         timeout_seconds: Some(5),
         failure_threshold: Some(3),
@@ -180,7 +187,10 @@ pub(crate) fn service(object: &InferenceDeployment) -> Service {
         ports: Some(vec![ServicePort {
             name: Some(SERVICE_PORT_NAME.to_owned()),
             port: i32::from(SERVICE_PORT),
-            target_port: Some(IntOrString::Int(i32::from(preset(object.spec.engine).port))),
+            target_port: object
+                .spec
+                .engine_port()
+                .map(|port| IntOrString::Int(i32::from(port))),
             ..ServicePort::default()
         }]),
         ..ServiceSpec::default()

@@ -10,7 +10,8 @@ use bursar_core::ledger::SpendFunction;
 use bursar_core::model::event::{Event as ModelEvent, Reading};
 use bursar_core::money::Money;
 use bursar_signals::demand::{Message, ServiceDemand};
-use bursar_signals::engine::{Sample, Scraper};
+use bursar_signals::engine::Scraper;
+use bursar_signals::engine_metrics::Sample;
 use bursar_signals::engine_reads;
 use bursar_signals::schedule::Settings;
 use jiff::Timestamp;
@@ -378,12 +379,14 @@ impl Leader {
         for (pod, busy) in world.serving() {
             let sample = Sample {
                 busy,
+                is_mean: false,
                 done: Default::default(),
                 has_counters: true,
             };
             let moved = readings.sample(pod::uid(&pod), sample, world.now);
             let reading = Reading::Counted {
                 requests: busy,
+                is_mean: false,
                 moved: moved || busy > 0,
                 done: Default::default(),
             };

@@ -9,6 +9,7 @@ mod closing;
 mod corrections;
 mod devices;
 mod edge;
+mod engines;
 mod evictions;
 mod foreign_edits;
 mod gang_restarts;

@@ -219,7 +219,7 @@ pub(crate) fn drain_replicas<'a>(
                 marked_for_deletion: pod.marked_for_deletion
                     || state.marked_for_deletion.contains_key(uid),
                 stalled: engine.is_stalled(now),
-                busy: engine.busy.filter(|_| engine.stale.is_none()),
+                busy: engine.requests(),
                 created: pod.created,
             }
         })

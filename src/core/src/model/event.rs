@@ -454,6 +454,8 @@ pub enum Reading {
     Counted {
         /// How many.
         requests: u64,
+        /// They are a mean of the last seconds, which a request that goes on for longer is not in.
+        is_mean: bool,
         /// Its counters have moved since the read before, or there was none.
         moved: bool,
         /// What the engine has done since it began.

@@ -62,6 +62,8 @@ pub(crate) struct EngineState {
     pub(crate) has_served: bool,
     /// Requests waiting and running, as last read.
     pub(crate) busy: Option<u64>,
+    /// They are a mean of the last seconds.
+    is_mean: bool,
     /// Why they are not known any more, or not yet.
     pub(crate) stale: Option<Name>,
     /// Since when it has had requests while no counter moved.
@@ -74,6 +76,13 @@ impl EngineState {
     /// Nothing is known of it yet.
     pub(crate) fn is_unread(&self) -> bool {
         self.busy.is_none() && self.stale.is_none()
+    }
+
+    /// Requests waiting and running, if they are known one by one: a mean of none may have missed one
+    /// that goes on.
+    pub(crate) fn requests(&self) -> Option<u64> {
+        let is_known = |busy: &u64| self.stale.is_none() && (*busy > 0 || !self.is_mean);
+        self.busy.filter(is_known)
     }
 
     /// When its requests are not believed any more, if no counter moves until then.
@@ -216,9 +225,11 @@ impl ServiceState {
         let is_active = match reading {
             Reading::Counted {
                 requests,
+                is_mean,
                 moved,
                 done,
             } => {
+                engine.is_mean = is_mean;
                 let target = self.spec.as_ref().map_or(1, |spec| spec.target);
                 let last_read = engine.last_read;
                 let is_mixed = self.replaces_pods();
@@ -227,6 +238,7 @@ impl ServiceState {
                 engine.set_busy(requests, moved, true, now)
             }
             Reading::Uncounted { requests } => {
+                engine.is_mean = false;
                 // an engine that has answered nothing yet shows no counters either, and none that has
                 // started again has answered what was on it before
                 let is_same = engine.stale.is_none();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod growth;
+mod mean;
 #[path = "../common/pods.rs"]
 mod pods;
 mod refused;

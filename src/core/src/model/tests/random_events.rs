@@ -422,6 +422,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 },
                 _ => Reading::Counted {
                     requests: rng.u64(0..20) * u64::from(rng.bool()),
+                    is_mean: false,
                     moved: rng.bool(),
                     done: EngineCounters {
                         requests: rng.u64(0..50),

@@ -1,0 +1,449 @@
+//! What the metrics of an engine are called in each version, and what a page of them says.
+
+use std::borrow::Cow;
+
+use bursar_core::ledger::EngineCounters;
+
+use crate::exposition::{LineTooLong, OtherSeries, Selector, Selectors, Sums};
+
+/// No pod has more requests in one gauge.
+const MAX_GAUGE: f64 = 1e9;
+/// Counters above this number are not exact in a page's floating-point numbers.
+const MAX_COUNTER: f64 = 9_007_199_254_740_992.0;
+
+/// A number that a page has under one of several names, as versions of an engine call it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metric {
+    /// The first of these whose first series is on the page is the number: the sum of its series.
+    /// Those behind the first may be missing.
+    pub alternatives: Vec<Vec<Selector>>,
+}
+
+/// A way to tell how many requests are on an engine. A metric without alternatives is none of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Gauge: requests that wait.
+    pub queued: Metric,
+    /// Gauge: requests that run.
+    pub running: Metric,
+    /// Counter of the time that requests took, where no gauge tells of them: see [`RequestTime`].
+    pub request_time: Metric,
+    /// The unit of `request_time`: so many are a second.
+    pub units_per_second: u32,
+}
+
+/// What the metrics of an engine are called.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineMetrics {
+    /// The first of which all metrics are on the page counts.
+    pub loads: Vec<Load>,
+    /// Counter: requests that ended.
+    pub requests: Metric,
+    /// Counter: tokens read.
+    pub input_tokens: Metric,
+    /// Counter: tokens written.
+    pub output_tokens: Metric,
+    /// The engine shows a metric from its first value on. A page with no series but those that
+    /// begin with one of these is of one that has had no request; `None` if it shows all from the
+    /// start.
+    pub idle_page: Option<Vec<String>>,
+}
+
+/// Where metrics are and what they are called.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The pod's port.
+    pub port: u16,
+    /// The path.
+    pub path: Cow<'static, str>,
+    metrics: EngineMetrics,
+    /// The series of all metrics, in their order.
+    selectors: Selectors,
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        // the selectors are those of the metrics
+        (self.port, &self.path, &self.metrics) == (other.port, &other.path, &other.metrics)
+    }
+}
+
+impl Eq for Source {}
+
+impl Source {
+    /// A page at a port and a path, with these metrics.
+    pub fn new(port: u16, path: Cow<'static, str>, metrics: EngineMetrics) -> Self {
+        let loads = metrics.loads.iter().flat_map(Load::metrics);
+        let series = loads
+            .chain(metrics.counters())
+            .flat_map(|metric| &metric.alternatives);
+        Self {
+            port,
+            path,
+            selectors: Selectors::new(series.flatten().cloned().collect()),
+            metrics,
+        }
+    }
+}
+
+impl EngineMetrics {
+    fn counters(&self) -> [&Metric; 3] {
+        [&self.requests, &self.input_tokens, &self.output_tokens]
+    }
+}
+
+impl Load {
+    fn metrics(&self) -> [&Metric; 3] {
+        [&self.queued, &self.running, &self.request_time]
+    }
+
+    /// The gauges and the time in seconds, by the sums of the metrics' series, which are the next
+    /// of `sums`.
+    ///
+    /// # Errors
+    /// The first metric that is not on the page.
+    fn value(&self, sums: &mut impl Iterator<Item = Option<f64>>) -> Result<LoadValue, &Metric> {
+        let values = self.metrics().map(|metric| (metric, metric.value(sums)));
+        let is_missing = |(metric, value): &&(&Metric, Option<f64>)| {
+            value.is_none() && !metric.alternatives.is_empty()
+        };
+        if let Some((metric, _)) = values.iter().find(is_missing) {
+            return Err(metric);
+        }
+        let [queued, running, time] = values.map(|(_, value)| value);
+        let gauge = |value: Option<f64>| value.unwrap_or(0.0).clamp(0.0, MAX_GAUGE) as u64;
+        let per_second = f64::from(self.units_per_second.max(1));
+        Ok(LoadValue {
+            requests: gauge(queued) + gauge(running),
+            request_seconds: time.map(|time| time / per_second),
+        })
+    }
+}
+
+impl Metric {
+    /// The number, by the sums of its series, which are the next of `sums`.
+    fn value(&self, sums: &mut impl Iterator<Item = Option<f64>>) -> Option<f64> {
+        let mut value = None;
+        for series in &self.alternatives {
+            let sums: Vec<_> = sums.by_ref().take(series.len()).collect();
+            let is_there = sums.first().is_some_and(Option::is_some);
+            if value.is_none() && is_there {
+                value = Some(sums.into_iter().flatten().sum());
+            }
+        }
+        value
+    }
+
+    /// Its names, for messages.
+    fn names(&self) -> String {
+        let names = self.alternatives.iter().filter_map(|series| series.first());
+        let mut names: Vec<_> = names.map(|selector| selector.name.as_str()).collect();
+        names.dedup();
+        names.join(" or ")
+    }
+}
+
+/// What one pod reported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Requests waiting and running.
+    pub busy: u64,
+    /// They are a mean of the last seconds, which a request that goes on for longer is not in.
+    pub is_mean: bool,
+    /// What was done so far. That it is unchanged means that nothing happened between two reads.
+    pub done: EngineCounters,
+    /// Whether there is any counter on the page.
+    pub has_counters: bool,
+}
+
+/// A metric that an engine has is not on its page.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("there is no metric {0}")]
+pub struct MissingMetric(String);
+
+/// A page that arrives in pieces.
+#[derive(Debug)]
+pub(crate) struct PageReader<'s> {
+    metrics: &'s EngineMetrics,
+    sums: Sums<'s>,
+    others: OtherSeries<'s>,
+}
+
+impl<'s> PageReader<'s> {
+    /// Begins a page of this source.
+    pub(crate) fn new(source: &'s Source) -> Self {
+        Self {
+            metrics: &source.metrics,
+            sums: Sums::new(&source.selectors),
+            others: OtherSeries::new(source.metrics.idle_page.as_deref()),
+        }
+    }
+
+    /// Takes the next piece of the page.
+    ///
+    /// # Errors
+    /// A line that may be a selected sample is too long to be kept.
+    pub(crate) fn take(&mut self, piece: &[u8]) -> Result<(), LineTooLong> {
+        self.others.take(piece);
+        self.sums.take(piece)
+    }
+
+    /// What the page says.
+    ///
+    /// # Errors
+    /// It does not say how many requests are on the engine.
+    pub(crate) fn finish(self) -> Result<Page, MissingMetric> {
+        let metrics = self.metrics;
+        let mut sums = self.sums.finish().into_iter();
+        let loads = metrics.loads.iter().map(|load| load.value(&mut sums));
+        // all of them, since the sums of the counters come behind
+        let loads: Vec<_> = loads.collect();
+        let [requests, input_tokens, output_tokens] =
+            metrics.counters().map(|metric| metric.value(&mut sums));
+        let counters = [requests, input_tokens, output_tokens];
+        // a counter that nothing has counted yet is not shown
+        let counter = |sum: Option<f64>| sum.unwrap_or(0.0).clamp(0.0, MAX_COUNTER) as u64;
+        let load = match loads.iter().find_map(|load| load.as_ref().ok()) {
+            Some(load) => *load,
+            None if self.others.has_none() => LoadValue::default(),
+            // what an engine has is not zero because a version calls it otherwise
+            None => {
+                let missing = loads.iter().filter_map(|load| load.as_ref().err());
+                let missing: Vec<_> = missing.map(|metric| metric.names()).collect();
+                return Err(MissingMetric(missing.join(", nor ")));
+            }
+        };
+        Ok(Page {
+            load,
+            has_counters: counters.iter().any(Option::is_some),
+            done: EngineCounters {
+                requests: counter(requests),
+                input_tokens: counter(input_tokens),
+                output_tokens: counter(output_tokens),
+            },
+        })
+    }
+}
+
+/// How many requests are on an engine.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LoadValue {
+    /// Those that wait and run, by the gauges.
+    pub(crate) requests: u64,
+    /// The time that requests took, if that tells of those that run.
+    pub(crate) request_seconds: Option<f64>,
+}
+
+/// What a page says.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) load: LoadValue,
+    /// What was done so far.
+    done: EngineCounters,
+    has_counters: bool,
+}
+
+impl Page {
+    /// With the mean number of requests in progress, where no gauge tells of them.
+    pub(crate) fn sample(&self, in_progress: f64) -> Sample {
+        Sample {
+            busy: self.load.requests + in_progress.clamp(0.0, MAX_GAUGE) as u64,
+            is_mean: self.load.request_seconds.is_some(),
+            done: self.done,
+            has_counters: self.has_counters,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn source() -> Source {
+        let metrics = metrics(["w", "r", "done", "read", "written"]);
+        Source::new(0, "/metrics".into(), metrics)
+    }
+
+    fn sample_of(page: &str) -> Result<Sample, MissingMetric> {
+        Ok(page_of(&source(), page)?.sample(0.0))
+    }
+
+    fn page_of(source: &Source, page: &str) -> Result<Page, MissingMetric> {
+        let mut reader = PageReader::new(source);
+        for piece in page.as_bytes().chunks(7) {
+            reader.take(piece).unwrap();
+        }
+        reader.finish()
+    }
+
+    #[test]
+    fn an_engine_that_shows_what_it_counted_is_idle_while_it_shows_nothing_else() {
+        let mut metrics = metrics(["w", "r", "done", "read", "written"]);
+        metrics.idle_page = Some(vec!["process_".to_owned()]);
+        let source = Source::new(0, "/metrics".into(), metrics.clone());
+        let busy = |page: &str| page_of(&source, page).map(|page| page.load.requests);
+        assert_eq!(busy("").unwrap(), 0);
+        let fresh = "# TYPE w gauge\n\nprocess_cpu_seconds 2\n  process_threads 9";
+        assert_eq!(busy(fresh).unwrap(), 0);
+        for renamed in ["waiting 4\n", "process_threads 9\nwaiting 4", "done 4\n"] {
+            let error = busy(renamed).unwrap_err();
+            assert_eq!(error.to_string(), "there is no metric w", "{renamed:?}");
+        }
+        metrics.idle_page = None;
+        let source = Source::new(0, "/metrics".into(), metrics);
+        assert!(page_of(&source, "").is_err(), "it shows all from the start");
+    }
+
+    /// Metrics that every version calls so.
+    fn metrics(names: [&str; 5]) -> EngineMetrics {
+        let [queued, running, requests, input_tokens, output_tokens] = names.map(|name| Metric {
+            alternatives: vec![vec![Selector::all(name)]],
+        });
+        let load = Load {
+            queued,
+            running,
+            ..Load::default()
+        };
+        EngineMetrics {
+            loads: vec![load],
+            requests,
+            input_tokens,
+            output_tokens,
+            ..EngineMetrics::default()
+        }
+    }
+
+    fn alternatives(names: &[&[&str]]) -> Metric {
+        let series = |names: &&[&str]| names.iter().map(|name| Selector::all(name)).collect();
+        Metric {
+            alternatives: names.iter().map(series).collect(),
+        }
+    }
+
+    #[test]
+    fn the_first_name_that_is_on_the_page_counts_with_what_belongs_to_it() {
+        let metrics = EngineMetrics {
+            loads: vec![Load {
+                queued: alternatives(&[&["new", "swapped"], &["old"]]),
+                ..Load::default()
+            }],
+            ..EngineMetrics::default()
+        };
+        let source = Source::new(0, "/metrics".into(), metrics);
+        let queued = |page: &str| page_of(&source, page).map(|page| page.load.requests);
+        assert_eq!(queued("new 1\nswapped 2\nold 1\n").unwrap(), 3);
+        assert_eq!(queued("old 1\nnew 4\n").unwrap(), 4);
+        assert_eq!(queued("old 1\n").unwrap(), 1);
+        let missing = queued("swapped 2\n").unwrap_err().to_string();
+        assert_eq!(missing, "there is no metric new or old");
+    }
+
+    #[test]
+    fn a_sample_needs_both_gauges_and_takes_the_counters_there_are() {
+        assert_eq!(
+            sample_of("w 2\nr 3\ndone 7\nwritten 70\n").unwrap(),
+            Sample {
+                busy: 5,
+                is_mean: false,
+                done: EngineCounters {
+                    requests: 7,
+                    input_tokens: 0,
+                    output_tokens: 70
+                },
+                has_counters: true,
+            }
+        );
+        let without = sample_of("w 2\nr 3\n").unwrap();
+        assert_eq!((without.busy, without.has_counters), (5, false));
+        let missing = sample_of("w 2\n").unwrap_err();
+        assert_eq!(missing.to_string(), "there is no metric r");
+    }
+
+    #[test]
+    fn numbers_that_no_engine_has_are_bounded() {
+        let sample = sample_of("w 1e300\nr -5\ndone 1e300\n").unwrap();
+        assert_eq!(sample.busy, MAX_GAUGE as u64);
+        assert_eq!(sample.done.requests, MAX_COUNTER as u64);
+    }
+
+    /// A page as vLLM's, of 62 KB: 3 samples of gauges and some 700 of counters and histograms.
+    fn vllm_page() -> (Source, String) {
+        let metrics = metrics([
+            "vllm:num_requests_waiting",
+            "vllm:num_requests_running",
+            "vllm:request_success_total",
+            "vllm:prompt_tokens_total",
+            "vllm:generation_tokens_total",
+        ]);
+        let source = Source::new(0, "/metrics".into(), metrics);
+        let labels = "engine=\"0\",model_name=\"meta-llama/Llama-3.1-8B-Instruct\"";
+        let mut page = String::new();
+        for (name, value) in [
+            ("vllm:num_requests_running", 7),
+            ("vllm:num_requests_waiting", 3),
+            ("vllm:prompt_tokens_total", 12),
+            ("vllm:generation_tokens_total", 40),
+        ] {
+            page += &format!(
+                "# HELP {name} Text.\n# TYPE {name} gauge\n{name}{{{labels}}} {value}.0\n"
+            );
+        }
+        for reason in ["stop", "length", "abort"] {
+            let name = "vllm:request_success_total";
+            page += &format!("{name}{{{labels},finished_reason=\"{reason}\"}} 2.0\n");
+        }
+        for histogram in 0..18 {
+            let name = format!("vllm:e2e_request_latency_{histogram}_seconds");
+            page += &format!(
+                "# HELP {name} Histogram of a latency in seconds.\n# TYPE {name} histogram\n"
+            );
+            for bucket in 0..26 {
+                page += &format!(
+                    "{name}_bucket{{{labels},le=\"{bucket}.5\"}} {}.0\n",
+                    bucket * 31
+                );
+            }
+            page += &format!("{name}_sum{{{labels}}} 4711.25\n{name}_count{{{labels}}} 806.0\n");
+        }
+        (source, page)
+    }
+
+    #[test]
+    fn a_full_page_is_read_as_its_few_lines() {
+        let (source, page) = vllm_page();
+        assert!(page.len() > 60_000, "{}", page.len());
+        let done = EngineCounters {
+            requests: 6,
+            input_tokens: 12,
+            output_tokens: 40,
+        };
+        assert_eq!(
+            page_of(&source, &page).unwrap().sample(0.0),
+            Sample {
+                busy: 10,
+                is_mean: false,
+                done,
+                has_counters: true
+            }
+        );
+    }
+
+    /// `cargo test --release -p bursar-signals -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a timing"]
+    fn time_to_parse_a_full_page() {
+        const PAGES: u32 = 20_000;
+        let (source, page) = vllm_page();
+        let began = Instant::now();
+        for _ in 0..PAGES {
+            let mut reader = PageReader::new(&source);
+            for piece in page.as_bytes().chunks(16 << 10) {
+                reader.take(std::hint::black_box(piece)).unwrap();
+            }
+            std::hint::black_box(reader.finish().unwrap());
+        }
+        println!("{} bytes: {:?}", page.len(), began.elapsed() / PAGES);
+    }
+}
