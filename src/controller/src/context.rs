@@ -1,6 +1,6 @@
 //! What the controller's tasks share.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +24,7 @@ use crate::events::ServiceEvents;
 use crate::foreign_edits::ForeignEdits;
 use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
-use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
+use crate::ledger::{ConsolidatedCache, PublishedAccounts, SharedSince, WriteCache};
 use crate::metrics::Metrics;
 use crate::object_key::ObjectKey;
 use crate::ports::{NoPort, Ports};
@@ -71,8 +71,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// Where the pods of each workload are in the cache.
     pub(crate) index: Mutex<PodIndex>,
-    /// Pods that use devices which others bear, by namespace.
-    pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// Pods that use devices which are charged to others, by namespace.
+    pub(crate) sharing: Mutex<BTreeMap<String, SharedSince>>,
     /// The account in which each pod's charge begins, by namespace.
     pub(crate) first_accounts: Mutex<BTreeMap<String, HashMap<Uid, WorkloadRef>>>,
     /// What others do to the Deployments of services.

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use bursar_api::names::SPEND_FINALIZER;
 use bursar_api::spend::WorkloadRef;
 use bursar_core::ledger::Uid;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::charge_holders::ChargeHolders;
+use super::pod_lifetime::SharedSince;
 use super::stored_accounts::StoredAccounts;
 use crate::context::Context;
 use crate::gpu_allocation::GpuAllocations;
@@ -20,8 +22,9 @@ pub(crate) struct NamespaceInputs {
     /// Pods that are charged to a workload, or may be.
     pub(crate) pods: Vec<Arc<Pod>>,
     pub(crate) claims: GpuAllocations,
-    /// Pods that used devices which others bore until a moment ago.
-    pub(super) sharing: BTreeSet<Uid>,
+    /// Pods without a charge on record that used nothing but devices which are charged to others, and
+    /// since when they hold them themselves.
+    pub(super) sharing: SharedSince,
     pub(crate) records: StoredAccounts,
     pub(super) holders: ChargeHolders,
     /// The indexes of a workload's pods.
@@ -29,8 +32,8 @@ pub(crate) struct NamespaceInputs {
 }
 
 impl NamespaceInputs {
-    /// What the caches hold now.
-    pub(crate) fn load(context: &Context, namespace: &str) -> Self {
+    /// What the caches hold `now`.
+    pub(crate) fn load(context: &Context, namespace: &str, now: Timestamp) -> Self {
         let stores = &context.stores;
         let mut pods = context.pods_in(namespace);
         let mut records = StoredAccounts::load(context.records_in(namespace), &context.folded);
@@ -46,11 +49,12 @@ impl NamespaceInputs {
         let claims = GpuAllocations::new(stores, &pods, &open);
         let sharing = {
             let mut all = lock(&context.sharing);
-            let sharing = all.entry(namespace.to_owned()).or_default();
-            sharing.extend(claims.without_own().cloned());
-            let here: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
-            sharing.retain(|uid| !open.contains_key(uid) && here.contains(uid.as_str()));
-            sharing.clone()
+            let known = all.remove(namespace).unwrap_or_default();
+            let sharing = update_sharing(known, &pods, &claims, &records, now);
+            if !sharing.is_empty() {
+                all.insert(namespace.to_owned(), sharing.clone());
+            }
+            sharing
         };
         // claims for other devices than GPUs concern nobody
         let is_charged = |pod: &Pod| {
@@ -90,6 +94,34 @@ impl NamespaceInputs {
         let pods = indexes.filter_map(|index| self.pods.get(*index));
         pods.map(AsRef::as_ref).collect()
     }
+}
+
+/// Adds the pods of which all devices are charged to others, and since when those hold some themselves
+/// that do `now`. A pod is remembered until its charge is on record: one that was only published may
+/// fail to be written, and the next try must not charge the pod from its binding.
+fn update_sharing(
+    mut sharing: SharedSince,
+    pods: &[Arc<Pod>],
+    claims: &GpuAllocations,
+    records: &StoredAccounts,
+    now: Timestamp,
+) -> SharedSince {
+    sharing.extend(claims.without_own().map(|uid| (uid.clone(), None)));
+    if sharing.is_empty() {
+        return sharing;
+    }
+    let on_record: BTreeSet<Uid> = records.open().map(|(uid, _)| uid).collect();
+    let here: BTreeMap<&str, &Pod> = pods.iter().map(|pod| (pod::uid(pod), &**pod)).collect();
+    sharing.retain(|uid, since| {
+        let Some(pod) = here.get(uid.as_str()).filter(|_| !on_record.contains(uid)) else {
+            return false;
+        };
+        if claims.holds_gpus(pod) {
+            since.get_or_insert(now);
+        }
+        true
+    });
+    sharing
 }
 
 /// The indexes of the pods of each account. A charge that another sync is about to open is on no record

@@ -61,6 +61,7 @@ pub(crate) use accounts::{Accounts, rate, sum};
 pub(crate) use error::Error;
 #[cfg(test)]
 pub(crate) use inputs::NamespaceInputs;
+pub(crate) use pod_lifetime::SharedSince;
 pub(crate) use published::{AccountView, PublishedAccounts};
 pub(crate) use stored_accounts::{ConsolidatedCache, StoredAccounts};
 pub(crate) use write_cache::WriteCache;

@@ -1,6 +1,6 @@
 //! Pod lifetimes: since when and until when a pod costs, priced by what, and in which stage.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bursar_core::calendar::{Interval, whole_second};
 use bursar_core::ledger::{Charge, ChargeEnd, EngineCounters, Uid};
@@ -24,13 +24,17 @@ const SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// Beyond that its pods cost what they did until a day is posted.
 const MAX_CHANGES: usize = 1_500;
 
+/// Pods of which all devices were charged to other pods, and since when they hold devices themselves;
+/// `None` while they hold none.
+pub(crate) type SharedSince = BTreeMap<Uid, Option<Timestamp>>;
+
 /// What pods, their nodes and their engines report about pod lifetimes.
 pub(crate) struct PodLifetimes<'a> {
     pub(crate) store: AccountStore<'a>,
     pub(crate) nodes: &'a Store<Node>,
     pub(crate) allocations: &'a GpuAllocations,
-    /// Pods that used devices which were charged to other pods until a moment ago.
-    pub(crate) sharing: &'a BTreeSet<Uid>,
+    /// Pods without a charge on record of which all devices were charged to other pods.
+    pub(crate) sharing: &'a SharedSince,
     pub(crate) power: &'a SharedPowerReadings,
     /// What each replica has done by its own counters, and its idle seconds since this process
     /// first read it.
@@ -47,9 +51,9 @@ impl PodLifetimes<'_> {
     pub(super) fn lifetime(&self, pod: &Pod) -> Option<Interval> {
         let now = self.store.now;
         let mut start = whole_second(pod::bound_at(pod)?);
-        if self.sharing.contains(pod::uid(pod)) {
-            // its devices were charged to another pod until now
-            start = start.max(whole_second(now));
+        if let Some(since) = self.sharing.get(pod::uid(pod)) {
+            // its devices were charged to another pod until then
+            start = start.max(whole_second(since.unwrap_or(now)));
         }
         let end = self.end(pod).map_or(now, |end| {
             let latest = now.checked_add(SKEW).unwrap_or(now);

@@ -268,7 +268,8 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
         if let Some(known) = known.filter(|known| known.generation >= generation) {
             return Arc::clone(&known.inputs);
         }
-        let inputs = Arc::new(NamespaceInputs::load(&self.context, namespace));
+        let now = (self.clock)();
+        let inputs = Arc::new(NamespaceInputs::load(&self.context, namespace, now));
         let loaded = LoadedInputs {
             inputs: Arc::clone(&inputs),
             at: Instant::now(),
@@ -391,7 +392,7 @@ pub(crate) async fn sync_namespace(
     namespace: &str,
     now: Timestamp,
 ) -> Vec<Error> {
-    let inputs = NamespaceInputs::load(context, namespace);
+    let inputs = NamespaceInputs::load(context, namespace, now);
     let mut accounts: BTreeSet<WorkloadRef> = inputs.workloads().cloned().collect();
     let account = |kind, name| WorkloadRef {
         namespace: namespace.to_owned(),

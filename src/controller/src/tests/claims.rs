@@ -1,8 +1,10 @@
 //! What pods hold that changes while they run, or that they hold by claims.
 
+use std::sync::Arc;
+
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{InferenceDeployment, PriceList, SpendRecord};
-use bursar_apitest::faults::Faults;
+use bursar_apitest::faults::{Faults, WriteFault};
 use bursar_core::ledger::{Account, Charge};
 use bursar_core::money::Money;
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::leader::Leader;
+use super::ledger::troubled;
 use super::sweep::Stage;
 use crate::lock::lock;
 
@@ -365,24 +368,30 @@ async fn devices_that_a_claim_holds_are_charged_by_what_they_say_of_themselves()
 
 #[tokio::test]
 async fn devices_that_pods_share_are_charged_once() {
-    let mut stage = stage().await;
-    devices(&stage).await;
-    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
-    notebook(&stage, "first", uses("pair")).await;
-    stage.seconds(2).await;
-    notebook(&stage, "second", uses("pair")).await;
-    stage.seconds(30).await;
-    assert!(open(&stage, "first").is_some() && open(&stage, "second").is_none());
-    remove(&stage, "first").await;
-    stage.seconds(1).await;
-    let gone = stage.world.now;
-    stage.seconds(10).await;
-    let second = open(&stage, "second").unwrap();
-    assert_eq!(
-        second.start(),
-        gone,
-        "what the first one bore is not charged again"
-    );
+    for failures in [0, 1, 3] {
+        let mut stage = stage().await;
+        devices(&stage).await;
+        claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
+        notebook(&stage, "first", uses("pair")).await;
+        stage.seconds(2).await;
+        notebook(&stage, "second", uses("pair")).await;
+        stage.seconds(30).await;
+        assert!(open(&stage, "first").is_some() && open(&stage, "second").is_none());
+        remove(&stage, "first").await;
+        let gone = stage.world.now + jiff::SignedDuration::from_secs(1);
+        let faults = Arc::clone(&stage.leader.faults);
+        faults.set_write_fault("spendrecords", Some(WriteFault::Refused));
+        troubled(&mut stage, failures).await;
+        faults.set_write_fault("spendrecords", None);
+        assert!(open(&stage, "second").is_none());
+        stage.seconds(10).await;
+        let second = open(&stage, "second").unwrap();
+        assert_eq!(
+            second.start(),
+            gone,
+            "what the first one bore is not charged again, after {failures} failures"
+        );
+    }
 }
 
 /// A pod with an extended GPU that uses a claim too.

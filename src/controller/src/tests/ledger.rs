@@ -90,7 +90,7 @@ fn doubts(context: &Context, now: Timestamp) -> Vec<String> {
 }
 
 /// Seconds in which errors of the ledger are expected.
-async fn troubled(stage: &mut Stage, seconds: usize) {
+pub(super) async fn troubled(stage: &mut Stage, seconds: usize) {
     for _ in 0..seconds {
         stage.world.turn().await;
         let view = View::of(&stage.world);

@@ -239,7 +239,8 @@ async fn a_pod_that_is_relabelled_between_a_records_load_and_its_write_is_charge
     for workload in ["b", "c"] {
         give(&stage, "q", workload).await;
         stage.leader.fill_caches(&View::of(&stage.world));
-        inputs.push(NamespaceInputs::load(&stage.leader.context, NAMESPACE));
+        let (context, now) = (&stage.leader.context, stage.world.now);
+        inputs.push(NamespaceInputs::load(context, NAMESPACE, now));
     }
     for (inputs, name) in inputs.iter().zip(["b", "c"]) {
         let (context, now) = (&stage.leader.context, stage.world.now);
