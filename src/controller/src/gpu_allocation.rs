@@ -339,6 +339,9 @@ fn all_gpus(pod: &Pod, by_claims: BTreeMap<DeviceModel, u32>) -> Vec<Gpus> {
     all
 }
 
+/// A pod, and its claims that hold GPUs, by name.
+type PodClaims<'a> = (&'a Pod, Vec<Arc<ResourceClaim>>);
+
 /// The device claims of pods, and the models of the devices.
 struct Devices<'a> {
     claims: &'a Store<ResourceClaim>,
@@ -380,27 +383,14 @@ impl Devices<'_> {
     /// each, what an open charge has stays with it; the rest is charged to the pod that was bound
     /// first. `pods` are in that order.
     fn owners(&self, pods: &[&Pod], open: &ChargedDevices) -> BTreeMap<String, Uid> {
-        let with_claims: Vec<(&Pod, Vec<Arc<ResourceClaim>>)> = pods
-            .iter()
-            .map(|pod| (*pod, self.gpu_claims_of(pod)))
-            .filter(|(_, claims)| !claims.is_empty())
-            .collect();
+        let with_claims = pods.iter().map(|pod| (*pod, self.gpu_claims_of(pod)));
+        let with_claims = with_claims.filter(|(_, claims)| !claims.is_empty());
+        let (ended, live): (Vec<PodClaims<'_>>, Vec<PodClaims<'_>>) =
+            with_claims.partition(|(pod, _)| pod::is_terminal(pod));
         let mut owners: BTreeMap<String, Uid> = BTreeMap::new();
-        for has_ended in [false, true] {
-            let stage = || {
-                let pods = with_claims.iter();
-                pods.filter(move |(pod, _)| pod::is_terminal(pod) == has_ended)
-            };
-            for (pod, claims) in stage() {
-                let mut charged = open.get(pod::uid(pod)).cloned().unwrap_or_default();
-                for claim in claims {
-                    let name = claim.name_any();
-                    if !owners.contains_key(&name) && take_devices(&mut charged, claim) {
-                        owners.insert(name, pod::uid(pod).to_owned());
-                    }
-                }
-            }
-            for (pod, claims) in stage() {
+        for stage in [live, ended] {
+            keep_charged(&mut owners, &stage, open);
+            for (pod, claims) in &stage {
                 for claim in claims {
                     let owner = owners.entry(claim.name_any());
                     owner.or_insert_with(|| pod::uid(pod).to_owned());
@@ -431,6 +421,33 @@ impl Devices<'_> {
             }
         }
         (kinds, elsewhere)
+    }
+}
+
+/// Leaves to each of these pods the claims whose devices its open charge has. A charge says how many
+/// it has and not which, so those come first that fewer other pods may be charged for.
+fn keep_charged(owners: &mut BTreeMap<String, Uid>, pods: &[PodClaims<'_>], open: &ChargedDevices) {
+    let mut users: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for (pod, claims) in pods {
+        let is_charged = open.get(pod::uid(pod)).is_some_and(|all| !all.is_empty());
+        for claim in claims {
+            let (charged, all) = users.entry(claim.name_any()).or_default();
+            *charged += u32::from(is_charged);
+            *all += 1;
+        }
+    }
+    for (pod, claims) in pods {
+        let Some(mut charged) = open.get(pod::uid(pod)).cloned() else {
+            continue;
+        };
+        let mut claims: Vec<&ResourceClaim> = claims.iter().map(AsRef::as_ref).collect();
+        claims.sort_by_cached_key(|claim| users.get(&claim.name_any()).copied());
+        for claim in claims {
+            let name = claim.name_any();
+            if !owners.contains_key(&name) && take_devices(&mut charged, claim) {
+                owners.insert(name, pod::uid(pod).to_owned());
+            }
+        }
     }
 }
 

@@ -14,10 +14,13 @@ use kube::Resource;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::leader::Leader;
+use super::leader::{Leader, View};
 use super::ledger::troubled;
 use super::sweep::Stage;
+use super::world::NAMESPACE;
+use crate::gpu_allocation::{ChargedDevices, GpuAllocations, charged_devices};
 use crate::lock::lock;
+use crate::pod;
 
 /// A day without a month's end, and prices for what pods hold beside GPUs.
 async fn stage() -> Stage {
@@ -391,6 +394,39 @@ async fn devices_that_pods_share_are_charged_once() {
             gone,
             "what the first one bore is not charged again, after {failures} failures"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_charge_has_the_devices_that_only_its_pod_uses_before_those_that_it_shares() {
+    let mut stage = stage().await;
+    devices(&stage).await;
+    for (name, device) in [("cache", "gpu-0"), ("of-x", "gpu-1"), ("of-y", "mig-0")] {
+        claim(&stage, name, "gpu.nvidia.com", &[device]).await;
+    }
+    for (name, own) in [("x", "of-x"), ("y", "of-y")] {
+        let mut spec = uses("cache");
+        let more = json!({"name": "own", "resourceClaimName": own});
+        spec["resourceClaims"].as_array_mut().unwrap().push(more);
+        notebook(&stage, name, spec).await;
+    }
+    stage.leader.fill_caches(&View::of(&stage.world));
+    let context = &stage.leader.context;
+    let pods = context.pods_in(NAMESPACE);
+    for counts in [[1, 2], [2, 1]] {
+        let charged = |count| [("gpu.nvidia.com".to_owned(), count)].into();
+        let open = pods.iter().zip(counts);
+        let open = open.map(|(pod, count)| (pod::uid(pod).to_owned(), charged(count)));
+        let open: ChargedDevices = open.collect();
+        let allocations = GpuAllocations::new(&context.stores, &pods, &open);
+        let held = pods.iter().map(|pod| {
+            let attributes = allocations.attributes(pod, None).unwrap();
+            (
+                pod::uid(pod).to_owned(),
+                charged_devices(attributes.units()),
+            )
+        });
+        assert_eq!(held.collect::<ChargedDevices>(), open, "three in all");
     }
 }
 
