@@ -1,5 +1,7 @@
 //! BudgetPolicy: what a namespace may spend.
 
+use std::collections::BTreeSet;
+
 use bursar_core::{budget, calendar, money::Money};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema, ResourceExt};
@@ -135,6 +137,22 @@ pub enum Unmanaged {
     Evict,
 }
 
+impl Unmanaged {
+    /// The same for the core, where the pods of these owners stay.
+    fn exempting(self, owners: &[String]) -> budget::Unmanaged {
+        match self {
+            Self::Leave => budget::Unmanaged::Leave,
+            Self::Evict => {
+                let exempt: BTreeSet<_> =
+                    owners.iter().map(|owner| owner.as_str().into()).collect();
+                budget::Unmanaged::Evict {
+                    exempt: exempt.into(),
+                }
+            }
+        }
+    }
+}
+
 /// Where a budget stands.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -234,11 +252,26 @@ pub struct BudgetTerms {
     pub period: Period,
     /// The action when the limit is spent.
     pub on_exhausted: OnExhausted,
+    /// What happens then to GPU pods that no workload of Bursar made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmanaged: Option<Unmanaged>,
+    /// Owners whose pods stay with `unmanaged: Evict`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exempt_owners: Vec<String>,
 }
 
 impl From<&budget::Terms> for BudgetTerms {
     fn from(terms: &budget::Terms) -> Self {
+        let (unmanaged, exempt_owners) = match &terms.unmanaged {
+            budget::Unmanaged::Leave => (Unmanaged::Leave, vec![]),
+            budget::Unmanaged::Evict { exempt } => {
+                let owners = exempt.iter().map(ToString::to_string);
+                (Unmanaged::Evict, owners.collect())
+            }
+        };
         Self {
+            unmanaged: Some(unmanaged),
+            exempt_owners,
             limit: terms.limit.to_string(),
             period: terms.period.into(),
             on_exhausted: terms.on_exhausted.into(),
@@ -322,6 +355,11 @@ impl BudgetPolicy {
                 limit: quantities::amount("status.inForce.limit", &terms.limit)?,
                 period: terms.period.into(),
                 on_exhausted: terms.on_exhausted.into(),
+                // a version before wrote none, and had no window for an edit of it
+                unmanaged: match terms.unmanaged {
+                    Some(unmanaged) => unmanaged.exempting(&terms.exempt_owners),
+                    None => self.unmanaged(),
+                },
             })
         });
         let is_new = status.is_none_or(|status| status.observed_generation.is_none());
@@ -342,17 +380,11 @@ impl BudgetPolicy {
 
     /// What happens to pods of no workload, for the core.
     pub fn unmanaged(&self) -> budget::Unmanaged {
-        let owners = self.spec.exempt_owners.iter();
-        match self.spec.unmanaged {
-            Unmanaged::Leave => budget::Unmanaged::Leave,
-            Unmanaged::Evict => budget::Unmanaged::Evict {
-                exempt: owners.map(|owner| owner.as_str().into()).collect(),
-            },
-        }
+        self.spec.unmanaged.exempting(&self.spec.exempt_owners)
     }
 
-    /// The core's budget; `spent`, and the part of it that `corrections` are, are computed by the
-    /// caller.
+    /// The core's budget; `spent`, the part of it that `corrections` are, and the reserve for evictions
+    /// are computed by the caller.
     ///
     /// # Errors
     /// The first field that cannot be read; the API server's rules let none through.
@@ -378,6 +410,8 @@ impl BudgetPolicy {
             limit: quantities::amount("spec.limit", &self.spec.limit)?,
             period: self.spec.period.into(),
             on_exhausted: self.spec.on_exhausted.into(),
+            unmanaged: self.unmanaged(),
+            eviction_reserve: Money::ZERO,
             minimum_useful_run: quantities::duration(
                 "spec.minimumUsefulRun",
                 &self.spec.minimum_useful_run,

@@ -234,7 +234,7 @@ fn pending_change(
          {namespace} {APPLY_NOW_ANNOTATION}=true",
         change.effective_at,
         budget.spent.rounded(2),
-        budget_state.reserve.rounded(2),
+        change.reserve.rounded(2),
         change.announced.limit.rounded(2),
     );
     ConditionState {
@@ -296,6 +296,8 @@ mod tests {
                 limit: "5".parse().unwrap(),
                 period: Period::Daily,
                 on_exhausted: OnExhausted::ScaleToZero,
+                unmanaged: Default::default(),
+                eviction_reserve: Money::ZERO,
                 minimum_useful_run: SignedDuration::ZERO,
                 latch: None,
                 spent: "1".parse().unwrap(),

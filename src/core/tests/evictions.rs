@@ -6,6 +6,7 @@ mod common;
 #[path = "common/pods.rs"]
 mod pods;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bursar_core::budget::{
@@ -37,8 +38,9 @@ fn notice() -> i64 {
 }
 
 fn evict(exempt: &[&str]) -> Unmanaged {
+    let exempt: BTreeSet<Arc<str>> = exempt.iter().map(|owner| Arc::from(*owner)).collect();
     Unmanaged::Evict {
-        exempt: exempt.iter().map(|owner| Arc::from(*owner)).collect(),
+        exempt: exempt.into(),
     }
 }
 

@@ -206,7 +206,7 @@ fn budget_of(object: &BudgetPolicy) -> Option<Budget> {
         period: budget.period,
         on_exhausted: budget.on_exhausted,
         minimum_useful_run: budget.minimum_useful_run,
-        unmanaged: object.unmanaged(),
+        unmanaged: budget.unmanaged,
         latch: budget.latch,
         record: object.record().ok()?,
     })

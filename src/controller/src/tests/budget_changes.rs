@@ -2,11 +2,13 @@
 //! says so.
 
 use bursar_api::BudgetPolicy;
+use bursar_api::budget::Unmanaged;
 use bursar_api::conditions::BUDGET_CHANGE_PENDING;
 use bursar_api::names::APPLY_NOW_ANNOTATION;
 use bursar_apitest::faults::Faults;
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
 
@@ -123,4 +125,38 @@ async fn what_is_taken_back_within_the_window_stops_nothing() {
     stage.world.requests = 12;
     stage.seconds(70).await;
     assert_eq!(replicas(&stage), Some(3));
+}
+
+/// What evicting pods of others would cost is more than the budget has left.
+#[tokio::test]
+async fn an_edit_to_evict_is_announced_and_another_leader_continues_the_window() {
+    let mut stage = running().await;
+    let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+    let container = json!({"name": "c", "image": "notebook", "resources": limits});
+    for number in 0..6 {
+        let name = format!("notebook-{number}");
+        let spec = json!({
+            "nodeName": "node", "terminationGracePeriodSeconds": 3600, "containers": [container],
+        });
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        stage.world.create::<Pod>(pod).await;
+    }
+    stage.seconds(5).await;
+    let evict = json!({"spec": {"unmanaged": "Evict", "exemptOwners": ["Pod/other"]}});
+    patch::<BudgetPolicy>(&stage.world, "team", evict).await;
+    stage.seconds(3).await;
+    assert!(announced(&stage).is_some());
+    let status = budget(&stage).status.unwrap();
+    let at = status.change_effective_at.unwrap().0;
+    assert_eq!(status.in_force.unwrap().unmanaged, Some(Unmanaged::Leave));
+    stage.leader = Leader::new(&stage.world, Faults::default());
+    stage.seconds(5).await;
+    let status = budget(&stage).status.unwrap();
+    assert_eq!(status.change_effective_at.unwrap().0, at);
+    assert_eq!((replicas(&stage), status.latch), (Some(2), None));
+    stage.seconds(60).await;
+    assert_eq!((replicas(&stage), announced(&stage)), (Some(0), None));
+    let in_force = budget(&stage).status.unwrap().in_force.unwrap();
+    assert_eq!(in_force.unmanaged, Some(Unmanaged::Evict));
+    assert_eq!(in_force.exempt_owners, ["Pod/other"]);
 }

@@ -242,6 +242,8 @@ fn a_budget_is_exhausted_once_a_period_and_reopens() {
             limit: "5".parse().unwrap(),
             period: Period::Daily,
             on_exhausted: OnExhausted::ScaleToZero,
+            unmanaged: Default::default(),
+            eviction_reserve: Money::ZERO,
             minimum_useful_run: jiff::SignedDuration::ZERO,
             latch: latched.then(|| Latch {
                 period_start: start,

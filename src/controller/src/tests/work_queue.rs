@@ -91,6 +91,8 @@ fn budget_state(latched: bool) -> StatusInput {
             limit,
             period: Period::Daily,
             on_exhausted: OnExhausted::ScaleToZero,
+            unmanaged: Default::default(),
+            eviction_reserve: Money::ZERO,
             minimum_useful_run: SignedDuration::ZERO,
             latch: latched.then_some(latch),
             spent: Money::ZERO,

@@ -56,6 +56,7 @@ impl With {
         let running = &self.running;
         let rate = running.rate + running.starting_rate;
         let reserve = running.reserve + running.starting_reserve;
+        let reserve = reserve + budget_state.budget.eviction_reserve;
         let margin = match budget_state.budget.on_exhausted {
             OnExhausted::ScaleToZero => self.margin,
             OnExhausted::ScaleToMin | OnExhausted::Freeze => Money::ZERO,

@@ -5,12 +5,12 @@
 
 use jiff::Timestamp;
 
-use super::{BudgetState, Latch, OnExhausted};
+use super::{BudgetState, Latch, OnExhausted, Unmanaged};
 use crate::calendar::Period;
 use crate::money::{Money, NANOS};
 
 /// What of a budget decides when it stops workloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Money for one period.
     pub limit: Money,
@@ -18,6 +18,8 @@ pub struct Terms {
     pub period: Period,
     /// What happens when it is exhausted.
     pub on_exhausted: OnExhausted,
+    /// What happens then to pods of no workload. What evicting them costs is in the reserve.
+    pub unmanaged: Unmanaged,
 }
 
 impl Terms {
@@ -27,6 +29,7 @@ impl Terms {
             limit: Money::from_nanos(i128::from(i64::MAX) * NANOS),
             period,
             on_exhausted: OnExhausted::Freeze,
+            unmanaged: Unmanaged::Leave,
         }
     }
 
@@ -35,15 +38,18 @@ impl Terms {
         self.period == others.period
             && self.limit >= others.limit
             && self.on_exhausted.severity() <= others.on_exhausted.severity()
+            && self.unmanaged.is_no_stricter_than(&others.unmanaged)
     }
 
     /// These terms, where what `edited` gives more counts at once.
     pub(crate) fn relieved_by(self, edited: &Self) -> Self {
+        let unmanaged = self.unmanaged.relieved_by(&edited.unmanaged);
         if self.period != edited.period {
-            return self;
+            return Self { unmanaged, ..self };
         }
         let milder = edited.on_exhausted.severity() < self.on_exhausted.severity();
         Self {
+            unmanaged,
             limit: self.limit.max(edited.limit),
             period: self.period,
             on_exhausted: match milder {
@@ -66,7 +72,7 @@ impl OnExhausted {
 }
 
 /// What is on record of a budget beside its specification.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BudgetRecord {
     /// The terms that stop workloads, as they were last written.
     pub in_force: Option<Terms>,
@@ -89,6 +95,8 @@ pub struct PendingChange {
     pub effective_at: Timestamp,
     /// The announced terms.
     pub announced: Terms,
+    /// What stopping what holds a node now would still cost by these.
+    pub reserve: Money,
     /// Neither spent nor in reserve by these; below zero where they are exceeded.
     pub remaining: Money,
     /// Only workloads of a lower priority than this stop then; `None` if all do.
@@ -98,7 +106,8 @@ pub struct PendingChange {
 impl BudgetState {
     /// The terms of its specification: those that are announced, where an edit waits.
     pub fn announced_terms(&self) -> Terms {
-        let announced = self.pending.as_ref().map(|change| change.announced);
+        let announced = self.pending.as_ref().map(|change| &change.announced);
+        let announced = announced.cloned();
         announced.unwrap_or_else(|| self.own_terms())
     }
 
@@ -111,7 +120,8 @@ impl BudgetState {
     /// The terms that stop workloads; `None` while none do.
     pub fn terms_in_force(&self) -> Option<Terms> {
         let terms = self.own_terms();
-        (terms != Terms::unlimited(terms.period)).then_some(terms)
+        let has_limit = terms != Terms::unlimited(terms.period);
+        has_limit.then_some(terms)
     }
 
     pub(crate) fn own_terms(&self) -> Terms {
@@ -119,6 +129,7 @@ impl BudgetState {
             limit: self.budget.limit,
             period: self.budget.period,
             on_exhausted: self.budget.on_exhausted,
+            unmanaged: self.budget.unmanaged.clone(),
         }
     }
 

@@ -76,6 +76,10 @@ pub struct Budget {
     pub period: Period,
     /// What happens at its end.
     pub on_exhausted: OnExhausted,
+    /// What happens then to pods of no workload.
+    pub unmanaged: Unmanaged,
+    /// What evicting those that it evicts would still cost.
+    pub eviction_reserve: Money,
     /// What starts must be able to run for at least this long.
     pub minimum_useful_run: SignedDuration,
     /// Set once it was exhausted.
@@ -267,6 +271,7 @@ impl BudgetState {
             unknown,
             ..
         } = running;
+        let reserve = reserve + budget.eviction_reserve;
         let left = budget.limit - budget.spent - reserve;
         // a credit gives money as a raised limit does
         let given = budget.limit - budget.corrections;

@@ -18,6 +18,8 @@ fn budget(limit: &str, spent: &str) -> Budget {
         limit: money(limit),
         period: Period::Daily,
         on_exhausted: OnExhausted::ScaleToZero,
+        unmanaged: Default::default(),
+        eviction_reserve: Money::ZERO,
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
         doubt: None,

@@ -19,7 +19,7 @@ pub enum Unmanaged {
     /// They are evicted, but for those of these owners, each named as `Kind/name`.
     Evict {
         /// The owners whose pods stay.
-        exempt: BTreeSet<Arc<str>>,
+        exempt: Arc<BTreeSet<Arc<str>>>,
     },
 }
 
@@ -29,6 +29,26 @@ impl Unmanaged {
         match self {
             Self::Leave => false,
             Self::Evict { exempt } => !exempt.contains(owner_name),
+        }
+    }
+
+    /// Whether each pod that these evict is evicted by the others too.
+    pub(crate) fn is_no_stricter_than(&self, others: &Self) -> bool {
+        match (self, others) {
+            (Self::Leave, _) => true,
+            (Self::Evict { .. }, Self::Leave) => false,
+            (Self::Evict { exempt }, Self::Evict { exempt: others }) => exempt.is_superset(others),
+        }
+    }
+
+    /// Evicts what both evict.
+    pub(crate) fn relieved_by(self, edited: &Self) -> Self {
+        match (self, edited) {
+            (Self::Evict { mut exempt }, Self::Evict { exempt: more }) => {
+                Arc::make_mut(&mut exempt).extend(more.iter().cloned());
+                Self::Evict { exempt }
+            }
+            (Self::Leave, _) | (_, Self::Leave) => Self::Leave,
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::Unmanaged;
 use crate::pod_set::PodSet;
 
 use super::budget_terms::KnownTerms;
@@ -221,24 +220,16 @@ impl Model {
     fn set_budget(&mut self, key: Key, budget: Option<super::event::Budget>, now: Timestamp) {
         let grace = self.change_grace;
         let namespace = self.namespace_mut(&key.namespace);
-        let evicts = |unmanaged: &Unmanaged| *unmanaged != Unmanaged::Leave;
-        let known = namespace.budgets.get(&key.name);
-        // what stopping pods of others costs, and whether they are evicted
-        let mut evicts_others = match (known, &budget) {
-            (None, Some(new)) => evicts(&new.unmanaged),
-            (Some(known), None) => evicts(&known.spec.unmanaged),
-            (None, None) | (Some(_), Some(_)) => false,
-        };
         match budget {
             None => drop(namespace.budgets.remove(&key.name)),
             Some(spec) => match namespace.budgets.get_mut(&key.name) {
                 Some(state) if state.spec == spec => return,
                 Some(state) => {
-                    evicts_others |= state.spec.unmanaged != spec.unmanaged;
                     if state.spec.period != spec.period {
                         state.period = None;
                     }
-                    state.terms = state.terms.edited(&state.spec, &spec, grace, now);
+                    let terms = state.terms.clone();
+                    state.terms = terms.edited(&state.spec, &spec, grace, now);
                     state.spec = spec;
                 }
                 None => {
@@ -253,10 +244,6 @@ impl Model {
                     namespace.budgets.insert(key.name, state);
                 }
             },
-        }
-        if evicts_others {
-            let unowned = self.unowned_in(&key.namespace);
-            self.marks.pods.extend(unowned);
         }
         self.marks.budgets.insert(key.namespace);
     }

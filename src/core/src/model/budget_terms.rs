@@ -7,7 +7,7 @@ use super::namespace::KnownBudget;
 use crate::budget::{BudgetRecord, Terms};
 
 /// The terms of a budget beside those of its specification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KnownTerms {
     /// What stops workloads; `None` for a new budget, while nothing does.
     pub(crate) in_force: Option<Terms>,
@@ -23,6 +23,7 @@ impl Budget {
             limit: self.limit,
             period: self.period,
             on_exhausted: self.on_exhausted,
+            unmanaged: self.unmanaged.clone(),
         }
     }
 }
@@ -45,7 +46,7 @@ impl KnownTerms {
             apply_now,
             unreadable,
             evictions_from: _,
-        } = spec.record;
+        } = spec.record.clone();
         let terms = spec.terms();
         if apply_now {
             return Self::settled(terms);
@@ -102,7 +103,7 @@ impl KnownBudget {
         self.terms.effective_at?;
         let edited = self.spec.terms();
         let unlimited = || Terms::unlimited(edited.period);
-        let former = self.terms.in_force.unwrap_or_else(unlimited);
+        let former = self.terms.in_force.clone().unwrap_or_else(unlimited);
         Some(former.relieved_by(&edited))
     }
 

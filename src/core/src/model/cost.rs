@@ -252,14 +252,15 @@ impl Model {
             let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
             let estimate = || self.rates.rate(&pod.shape, &mut state.estimate, now);
             let rate = open.unwrap_or_else(estimate);
+            let stopped_after =
+                |seconds| running_cost(&self.rates, &self.capacity, pod, rate, seconds, 0, now);
             // a budget counts it, and cannot stop it unless it evicts it
-            let is_evicted = namespace.is_some_and(|namespace| namespace.may_evict(pod));
-            let seconds = match is_evicted {
-                true => EVICTION_NOTICE.as_secs() + grace_stop_seconds(pod.grace_seconds),
-                false => 0,
-            };
-            let running = running_cost(&self.rates, &self.capacity, pod, rate, seconds, 0, now);
-            cost.add_pod(pod, PodIntent::Run, running);
+            cost.add_pod(pod, PodIntent::Run, stopped_after(0));
+            if rate.is_some() && pod.may_be_evicted() {
+                let stop_seconds = grace_stop_seconds(pod.grace_seconds);
+                let evicted = stopped_after(EVICTION_NOTICE.as_secs() + stop_seconds);
+                cost.eviction_reserve = Some((pod.owner_name.clone(), evicted.reserve()));
+            }
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         let namespace = pod.key.namespace.clone();

@@ -8,20 +8,12 @@ use super::state::Model;
 use super::timers::TimerKey;
 
 impl NamespaceState {
-    /// Whether some budget would evict the pod if it had no money.
-    pub(crate) fn may_evict(&self, pod: &Pod) -> bool {
-        let mut budgets = self.budgets.values();
-        pod.may_be_evicted() && budgets.any(|known| known.spec.unmanaged.evicts(&pod.owner_name))
-    }
-
     /// From when on the pod is evicted, and by which budget; `None` if none has to.
     pub(crate) fn evicts(&self, pod: &Pod) -> Option<(Timestamp, Name)> {
-        let evicting = self.evicting.iter().filter(|(name, _)| {
-            let known = self.budgets.get(*name);
-            known.is_some_and(|known| known.spec.unmanaged.evicts(&pod.owner_name))
-        });
-        let evicting = evicting.filter(|_| pod.may_be_evicted());
-        evicting.map(|(name, from)| (*from, name.clone())).min()
+        let evicting = self.evicting.iter();
+        let evicting = evicting.filter(|(_, evicting)| evicting.evicts(pod));
+        let from = evicting.map(|(name, evicting)| (evicting.from, name.clone()));
+        from.min()
     }
 }
 

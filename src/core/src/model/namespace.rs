@@ -16,7 +16,7 @@ use crate::money::Money;
 use super::budget_terms::KnownTerms;
 use super::claim::{BudgetPreemption, BudgetRank, Claim, Workload};
 use super::event::{Budget, Key, Name};
-use super::planned_eviction::PlannedEviction;
+use super::planned_eviction::{Evicting, PlannedEviction};
 use super::spending::{Spending, Totals};
 
 /// What is known and remembered of a budget.
@@ -100,8 +100,8 @@ pub(crate) struct NamespaceState {
     /// beside those ahead of them, and the answer: those that were refused money, and those that hold up
     /// other namespaces since they were not.
     pub(crate) answered_jobs: Vec<AnsweredJob>,
-    /// The budgets that evict pods of no workload, and from when on.
-    pub(crate) evicting: BTreeMap<Name, Timestamp>,
+    /// The budgets that evict pods of no workload.
+    pub(crate) evicting: BTreeMap<Name, Evicting>,
     /// The pods that they evict, by UID.
     pub(crate) evictions: BTreeMap<Name, PlannedEviction>,
 }
@@ -196,10 +196,11 @@ impl NamespaceState {
         let running = self.running(now);
         let doubt = self.doubt();
         let (spending, corrections) = (&mut self.spending, &self.corrections);
+        let totals = &self.totals;
         // while slices are left, what frees money may not be decided yet: nothing stops for others
         let (none, is_settled) = (PriorityTotals::default(), self.partial_pass.is_none());
         let priorities = if is_settled {
-            self.totals.priorities()
+            totals.priorities()
         } else {
             &none
         };
@@ -224,6 +225,8 @@ impl NamespaceState {
                     limit: terms.limit,
                     period: terms.period,
                     on_exhausted: terms.on_exhausted,
+                    eviction_reserve: totals.eviction_reserve(&terms.unmanaged),
+                    unmanaged: terms.unmanaged,
                     minimum_useful_run: state.spec.minimum_useful_run,
                     latch,
                     spent: spending.spent(terms.period, period, now) + corrected,
@@ -234,13 +237,10 @@ impl NamespaceState {
             };
             let latch = state.latch().or(state.spec.latch);
             let terms = state.spec.terms();
-            let Some(((effective_at, former), mut edited)) = state
-                .terms
-                .effective_at
-                .zip(state.former_terms())
-                .map(|pending| (pending, of_terms(state, terms, latch)))
-            else {
-                return of_terms(state, terms, latch);
+            let mut edited = of_terms(state, terms.clone(), latch);
+            let pending = state.terms.effective_at.zip(state.former_terms());
+            let Some((effective_at, former)) = pending else {
+                return edited;
             };
             let mut in_force = of_terms(state, former, latch);
             // what only a price edit stops waits with it
@@ -249,11 +249,12 @@ impl NamespaceState {
                 || is_repriced && stops_more(edited.budget.latch, latch);
             if !state.terms.would_stop && is_settled {
                 state.adopt();
-                return of_terms(state, terms, latch);
+                return edited;
             }
             in_force.pending = Some(PendingChange {
                 effective_at,
                 announced: terms,
+                reserve: edited.reserve,
                 remaining: edited.remaining(),
                 stops_below: edited.stops_below(),
             });

@@ -1,8 +1,25 @@
-//! A pod of no workload that a budget evicts.
+//! A budget that evicts pods of no workload, and a pod that it evicts.
 
 use jiff::Timestamp;
 
-use super::event::{Key, Name};
+use super::event::{Key, Name, Pod};
+use crate::budget::Unmanaged;
+
+/// A budget that evicts pods of no workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Evicting {
+    /// From when on.
+    pub(crate) from: Timestamp,
+    /// Which of them.
+    pub(crate) unmanaged: Unmanaged,
+}
+
+impl Evicting {
+    /// Whether it evicts the pod.
+    pub(crate) fn evicts(&self, pod: &Pod) -> bool {
+        pod.may_be_evicted() && self.unmanaged.evicts(&pod.owner_name)
+    }
+}
 
 /// A pod that is to be evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]

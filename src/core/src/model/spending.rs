@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{FreedBudget, Prioritized, PriorityTotals};
+use crate::budget::{FreedBudget, Prioritized, PriorityTotals, Unmanaged};
 use crate::calendar::{Interval, Period};
 use crate::ledger::LinearSpend;
 use crate::money::Money;
@@ -195,6 +195,8 @@ pub(crate) struct WorkloadCost {
     /// What stopping replicas would cost that were ordered, and that are waited for no longer, if pods
     /// came of them all the same.
     pub(crate) given_up_reserve: Money,
+    /// Of a pod that budgets may evict: its owner, and what evicting it would still cost.
+    pub(crate) eviction_reserve: Option<(Name, Money)>,
     /// Pods without a known price.
     pub(crate) unknown: u32,
     /// Pods that were told to stop: money an hour, and when they have stopped at the latest.
@@ -242,6 +244,35 @@ pub(crate) struct Stopping {
     pub(crate) next_second: Option<Timestamp>,
 }
 
+/// What evicting pods of no workload would still cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct EvictionReserve {
+    all: Money,
+    by_owner: BTreeMap<Name, Money>,
+}
+
+impl EvictionReserve {
+    fn replace(&mut self, old: &Option<(Name, Money)>, new: &Option<(Name, Money)>) {
+        let old = old.iter().map(|(owner, reserve)| (owner, -*reserve));
+        let new = new.iter().map(|(owner, reserve)| (owner, *reserve));
+        for (owner, more) in new.chain(old) {
+            self.all += more;
+            let reserve = self.by_owner.entry(owner.clone()).or_default();
+            *reserve += more;
+            if *reserve == Money::ZERO {
+                self.by_owner.remove(owner);
+            }
+        }
+    }
+
+    /// The sum without pods of these owners.
+    fn without(&self, exempt: &BTreeSet<Name>) -> Money {
+        let exempt = exempt.iter().filter_map(|owner| self.by_owner.get(owner));
+        let exempt: Money = exempt.copied().sum();
+        self.all - exempt
+    }
+}
+
 /// The sums over the workloads and pods of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -252,6 +283,7 @@ pub(crate) struct Totals {
     starting_rate: Money,
     starting_reserve: Money,
     given_up_reserve: Money,
+    eviction_reserve: EvictionReserve,
     unknown: u32,
     terminating: BTreeMap<(Timestamp, Money), u32>,
     draining: BTreeMap<(Timestamp, Money), u32>,
@@ -266,6 +298,8 @@ impl Totals {
         self.starting_rate = self.starting_rate + new.starting_rate - old.starting_rate;
         self.starting_reserve = self.starting_reserve + new.starting_reserve - old.starting_reserve;
         self.given_up_reserve = self.given_up_reserve + new.given_up_reserve - old.given_up_reserve;
+        self.eviction_reserve
+            .replace(&old.eviction_reserve, &new.eviction_reserve);
         self.unknown = self.unknown + new.unknown - old.unknown;
         self.leaving_rate = self.leaving_rate + new.leaving_rate - old.leaving_rate;
         self.leaving_reserve = self.leaving_reserve + new.leaving_reserve - old.leaving_reserve;
@@ -310,6 +344,14 @@ impl Totals {
     /// What stopping everything that holds a node at `now` would still cost.
     pub(crate) fn reserve(&self, now: Timestamp) -> Money {
         self.reserve + self.stopping_reserve(now)
+    }
+
+    /// What evicting the pods of no workload would still cost that these terms evict.
+    pub(crate) fn eviction_reserve(&self, unmanaged: &Unmanaged) -> Money {
+        match unmanaged {
+            Unmanaged::Leave => Money::ZERO,
+            Unmanaged::Evict { exempt } => self.eviction_reserve.without(exempt),
+        }
     }
 
     /// What everything that was told to leave or to stop may still cost.

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::{BudgetState, EVICTION_NOTICE, Evictions, Unmanaged};
 use crate::model::event::Name;
 use crate::model::namespace::KnownBudget;
-use crate::model::planned_eviction::PlannedEviction;
+use crate::model::planned_eviction::{Evicting, PlannedEviction};
 use crate::model::state::{Model, count};
 use crate::model::timers::TimerKey;
 use crate::plan::decisions::{Decisions, EvictionNotice, EvictionOrder};
@@ -32,14 +32,19 @@ pub(super) fn evaluate(
     let namespace = model.namespace_mut(name);
     let known = namespace.budgets.iter().zip(&*budget_states);
     let known = known.filter(|_| !changes_nothing);
-    let evicting: BTreeMap<Name, Timestamp> = known
+    let evicting: BTreeMap<Name, Evicting> = known
         .filter(|(_, state)| state.stops_unmanaged())
-        .filter(|((_, known), _)| known.spec.unmanaged != Unmanaged::Leave)
+        .filter(|(_, state)| state.budget.unmanaged != Unmanaged::Leave)
         .map(|((budget, known), state)| {
-            let since_before = namespace.evicting.get(budget).copied();
+            let before = namespace.evicting.get(budget);
+            let since_before = before.map(|before| before.from);
             let from = since_before.or_else(|| on_record(known, state, now));
             let begins = || now.saturating_add(EVICTION_NOTICE).unwrap_or(now);
-            (budget.clone(), from.unwrap_or_else(begins))
+            let evicting = Evicting {
+                from: from.unwrap_or_else(begins),
+                unmanaged: state.budget.unmanaged.clone(),
+            };
+            (budget.clone(), evicting)
         })
         .collect();
     if namespace.evicting != evicting {
@@ -57,8 +62,8 @@ pub(super) fn evaluate(
             let why = planned.refused.clone()?;
             Some((planned.pod.name.clone(), why))
         });
-        state.evictions = namespace.evicting.get(budget).map(|from| Evictions {
-            from: *from,
+        state.evictions = namespace.evicting.get(budget).map(|evicting| Evictions {
+            from: evicting.from,
             pods: count(planned.count()),
             refused: refused.next(),
         });

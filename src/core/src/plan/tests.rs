@@ -179,6 +179,8 @@ fn budget(limit: &str, spent: &str) -> Budget {
         limit: limit.parse().unwrap(),
         period: Period::Monthly,
         on_exhausted: OnExhausted::ScaleToZero,
+        unmanaged: Default::default(),
+        eviction_reserve: Money::ZERO,
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
         spent: spent.parse().unwrap(),

@@ -71,6 +71,8 @@ fn admission(left: Option<&str>) -> BudgetAdmission {
             limit: limit.parse().unwrap(),
             period: Period::Monthly,
             on_exhausted: OnExhausted::ScaleToZero,
+            unmanaged: Default::default(),
+            eviction_reserve: Money::ZERO,
             minimum_useful_run: SignedDuration::from_hours(1),
             latch: None,
             spent: Money::ZERO,

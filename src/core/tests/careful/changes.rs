@@ -272,6 +272,7 @@ fn a_new_leader_continues_the_window_and_nobody_lengthens_it_by_what_is_on_recor
                 limit: money("100"),
                 period: Period::Monthly,
                 on_exhausted: OnExhausted::ScaleToZero,
+                unmanaged: Default::default(),
             }),
             effective_at,
             ..BudgetRecord::default()

@@ -12,6 +12,7 @@ mod removals;
 #[path = "../common/services.rs"]
 mod services;
 mod synced;
+mod unmanaged;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

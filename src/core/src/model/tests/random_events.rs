@@ -375,7 +375,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                         exempt: Default::default(),
                     },
                     _ => Unmanaged::Evict {
-                        exempt: [name("Pod/odd")].into(),
+                        exempt: Arc::new([name("Pod/odd")].into()),
                     },
                 },
                 record: Default::default(),
