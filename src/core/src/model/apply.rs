@@ -249,7 +249,7 @@ impl Model {
     }
 
     fn set_pod(&mut self, uid: Name, pod: Option<Box<Pod>>, now: Timestamp) {
-        let old = self.pods.remove(&uid);
+        let mut old = self.pods.remove(&uid);
         if old.as_ref().map(|state| &state.pod) == pod.as_ref() {
             if let Some(old) = old {
                 self.pods.insert(uid, old);
@@ -257,10 +257,12 @@ impl Model {
             return;
         }
         let is_known = old.is_some();
-        if let Some(old) = &old
-            && pod.as_ref().is_none_or(|pod| pod.owner != Owner::Other)
+        let is_unowned = pod.as_deref().is_some_and(Pod::is_unowned);
+        if let Some(old) = &mut old
+            && old.pod.is_unowned()
+            && !is_unowned
         {
-            self.forget_eviction(&old.pod.key.namespace, &uid);
+            self.forget_unowned(&uid, old);
         }
         let old_pod = old.as_ref().map(|state| state.pod.clone());
         let shape = |pod: Option<&Pod>| pod.map(|pod| Arc::clone(&pod.shape));
@@ -308,7 +310,7 @@ impl Model {
                 may_stay,
                 ..known
             };
-            if state.pod.owner == Owner::Other && state.pod.shape.attributes.is_some() {
+            if is_unowned {
                 self.unowned.insert(unowned(&uid, &state.pod));
                 self.marks.pods.insert(uid.clone());
             }
@@ -322,12 +324,15 @@ impl Model {
         {
             state.learned.lose(old.engine.busy.unwrap_or(0));
         }
-        if let Some(old) = old
-            && old.pod.owner == Owner::Other
-        {
-            self.unowned.remove(&unowned(&uid, &old.pod));
-            self.replace_cost(&old.pod.key.namespace, &old.cost, &Default::default());
-        }
+    }
+
+    /// Takes that a pod is gone, holds no GPU or belongs to a workload by now, whose cost counts it then.
+    fn forget_unowned(&mut self, uid: &Name, state: &mut PodState) {
+        let cost = std::mem::take(&mut state.cost);
+        let key = unowned(uid, &state.pod);
+        self.forget_eviction(&key.namespace, uid);
+        self.replace_cost(&key.namespace, &cost, &Default::default());
+        self.unowned.remove(&key);
     }
 
     /// Takes that a replica became ready for the first time.

@@ -166,13 +166,17 @@ impl Pod {
         Some(by.checked_sub(grace).unwrap_or(by))
     }
 
+    /// Whether it holds GPUs and belongs to no workload.
+    pub(crate) fn is_unowned(&self) -> bool {
+        self.owner == Owner::Other && self.shape.attributes.is_some()
+    }
+
     /// Whether a budget may evict it: it holds GPUs and a node, and belongs to no workload, to no
     /// DaemonSet, to no kubelet and to no namespace of Kubernetes itself.
     pub(crate) fn may_be_evicted(&self) -> bool {
-        let holds_gpus = self.shape.attributes.is_some() && self.node.is_some();
-        let is_foreign = self.owner == Owner::Other && !self.resident;
+        let is_foreign = self.is_unowned() && self.node.is_some() && !self.resident;
         let is_system = SYSTEM_NAMESPACES.contains(&&*self.key.namespace);
-        holds_gpus && is_foreign && !is_system && self.ended.is_none() && self.deletion.is_none()
+        is_foreign && !is_system && self.ended.is_none() && self.deletion.is_none()
     }
 
     /// Whether it has no node, and may get one.

@@ -24,7 +24,7 @@ use crate::plan::{Decisions, JobOrder, ServiceOrder, decide};
 use crate::refusal::RefusalReason;
 use crate::training::JobDecision;
 
-use self::random_events::{NAMESPACES, at, event, name, prices, subject};
+use self::random_events::{NAMESPACES, at, event, name, prices, relabelled, subject};
 
 fn model() -> Model {
     let mut model = Model::new(TimeZone::UTC, at(0));
@@ -95,6 +95,7 @@ fn derived_values_equal_those_from_scratch_after_any_events() {
             };
             for _ in 0..rng.u8(1..4) {
                 let event = event(&mut rng, at(millis));
+                let event = relabelled(&mut rng, event);
                 model.apply(event.clone(), at(millis));
                 if let Err(value) = model.check() {
                     panic!("seed {seed}, step {step}: {value} after {event:?}");

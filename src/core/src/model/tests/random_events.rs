@@ -101,7 +101,7 @@ fn key(rng: &mut Rng, kind: &str, most: u8) -> Key {
 fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
     let number = rng.u8(0..16);
     let uid = name(&format!("uid{number}"));
-    // the owner of a pod never changes
+    // the namespace of a pod never changes, and its owner by an edit of its labels alone
     let mut of_pod = Rng::with_seed(u64::from(number));
     let (namespace, owner) = match of_pod.u8(0..4) {
         0 | 1 => {
@@ -156,6 +156,19 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         }),
     };
     (uid, some(rng, Box::new(pod)))
+}
+
+/// The event, where somebody may have edited a pod's labels.
+pub(super) fn relabelled(rng: &mut Rng, mut event: Event) -> Event {
+    if let Event::Pod(_, Some(pod)) = &mut event {
+        pod.owner = match (&pod.owner, rng.u8(0..8)) {
+            (Owner::Other, 0) => Owner::Service(name("service0")),
+            (Owner::Other, 1) => Owner::Job(name("job0"), name("")),
+            (_, 0) => Owner::Other,
+            (owner, _) => owner.clone(),
+        };
+    }
+    event
 }
 
 /// The UID of a Job, or none that is known.
