@@ -1,5 +1,5 @@
 //! Faults of a client: its process crashes at a chosen write, another client writes first, or
-//! writes to a kind are slow or refused.
+//! writes to a kind are slow, refused or changed by a webhook.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde_json::Value;
 
 /// The point at which a process crashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,7 @@ struct InFlight {
 #[derive(Default)]
 struct State {
     write_faults: HashMap<String, WriteFault>,
+    webhooks: HashMap<String, Value>,
     in_flight: HashMap<String, InFlight>,
     writes: usize,
     crash: Option<(usize, CrashPoint)>,
@@ -75,6 +77,16 @@ impl Faults {
             Some(fault) => faults.insert(plural.to_owned(), fault),
             None => faults.remove(plural),
         };
+    }
+
+    /// From now on a webhook sets these fields in each write to the kind of this plural.
+    pub fn set_webhook(&self, plural: &str, fields: Value) {
+        self.state().webhooks.insert(plural.to_owned(), fields);
+    }
+
+    /// What a webhook sets in each write to the kind of this plural.
+    pub(crate) fn webhook(&self, plural: &str) -> Option<Value> {
+        self.state().webhooks.get(plural).cloned()
     }
 
     /// The most writes to the kind of this plural that were under way at a time.

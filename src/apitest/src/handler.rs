@@ -74,7 +74,8 @@ async fn handle(
     if !faults.before().await {
         return reset();
     }
-    let written = write(&shared, &target, &parts, &body);
+    let webhook = faults.webhook(&target.plural);
+    let written = write(&shared, &target, &parts, &body, webhook.as_ref());
     if !faults.after() {
         return reset();
     }
@@ -97,10 +98,17 @@ fn write(
     target: &Target,
     parts: &http::request::Parts,
     body: &[u8],
+    webhook: Option<&Value>,
 ) -> Result<Value, StatusError> {
-    let body_json = || {
-        serde_json::from_slice::<Value>(body)
-            .map_err(|error| StatusError::bad_request(error.to_string()))
+    let webhook =
+        webhook.filter(|_| target.subresource.is_none() && parts.method != Method::DELETE);
+    let body_json = || -> Result<Value, StatusError> {
+        let mut object = serde_json::from_slice::<Value>(body)
+            .map_err(|error| StatusError::bad_request(error.to_string()))?;
+        if let Some(fields) = webhook {
+            json_patch::merge(&mut object, fields);
+        }
+        Ok(object)
     };
     let manager = manager(&parts.uri, &parts.headers);
     match parts.method {

@@ -1,7 +1,8 @@
 //! Edits that others make to what workloads own, which are put back.
 //!
 //! Of Services, Jobs and EndpointSlices the caches show the fields that Bursar sets, and a patch puts
-//! these back. A Deployment's template is in no cache: a hash in an annotation says what a Deployment was asked to be, not that it still is: one GPU may
+//! these back; what the cluster's answer shows of them all the same, a webhook wants so at each write, and
+//! what bounds no cost is let be then. A Deployment's template is in no cache: a hash in an annotation says what a Deployment was asked to be, not that it still is: one GPU may
 //! be admitted, and eight run. The Deployment's generation grows with every edit of its
 //! specification. One of a generation that is not known to be right is compared by the API server
 //! itself, with its defaults and webhooks: by a dry run of the write that puts it back. Writes of this
@@ -17,6 +18,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -39,6 +41,18 @@ pub(crate) struct ForeignEdits {
     deployments: Mutex<HashMap<Key, Known>>,
     /// When other objects were put back lately, by kind and name.
     put_back: Mutex<HashMap<(String, Key), Vec<Timestamp>>>,
+    /// What the cluster made of them then. By kind and name too: a gang that starts again has new Jobs, and
+    /// the same webhook.
+    answers: Mutex<HashMap<(String, Key), Answer>>,
+}
+
+/// The cluster's answer to a patch.
+#[derive(Debug)]
+struct Answer {
+    /// The fields that are not what was asked.
+    fields: Value,
+    /// When it was last met with.
+    at: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +132,62 @@ impl ForeignEdits {
         may
     }
 
+    /// Whether the object shows in these fields what the cluster once answered.
+    fn is_answer<K>(&self, object: &K, patch: &Value, now: Timestamp) -> bool
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let mut answers = lock(&self.answers);
+        let answer = answers.get_mut(&subject(object));
+        let answer = answer.filter(|answer| answer.fields == shown(object, patch));
+        answer.is_some_and(|answer| {
+            answer.at = now;
+            true
+        })
+    }
+
+    fn note_answer<K>(&self, object: &K, patch: &Value, now: Timestamp)
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let answer = Answer {
+            fields: shown(object, patch),
+            at: now,
+        };
+        let mut answers = lock(&self.answers);
+        answers.retain(|_, answer| is_recent(answer.at, now));
+        answers.insert(subject(object), answer);
+    }
+
+    /// As [`ForeignEdits::put_back_fields`], but for what the cluster wants so: what it has answered to a
+    /// patch is no edit, unless it is essential.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn put_back_unless_answered<K>(
+        &self,
+        api: &Api<K>,
+        found: &K,
+        patch: impl Fn(&K) -> Option<Value>,
+        is_essential: impl Fn(&Value) -> bool,
+        now: Timestamp,
+    ) -> Result<(), ApiError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+    {
+        let edited = |object: &K| {
+            let is_edit =
+                |patch: &Value| is_essential(patch) || !self.is_answer(object, patch, now);
+            patch(object).filter(is_edit)
+        };
+        let answered = self.put_back_once(api, found, edited, now).await?;
+        let rest = answered.and_then(|answered| patch(&answered).map(|rest| (answered, rest)));
+        if let Some((answered, rest)) = rest.filter(|(_, rest)| !is_essential(rest)) {
+            self.note_answer(&answered, &rest, now);
+        }
+        Ok(())
+    }
+
     /// Puts the fields back that `patch` names of an owned object, if it names some of the cached one and
     /// of the live one.
     ///
@@ -133,8 +203,23 @@ impl ForeignEdits {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
+        let answered = self.put_back_once(api, found, patch, now).await;
+        answered.map(drop)
+    }
+
+    /// The same. Returns what the cluster made of the patch, if there was one.
+    async fn put_back_once<K>(
+        &self,
+        api: &Api<K>,
+        found: &K,
+        patch: impl Fn(&K) -> Option<Value>,
+        now: Timestamp,
+    ) -> Result<Option<K>, ApiError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
         if found.meta().deletion_timestamp.is_some() || patch(found).is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let name = found.name_any();
         let live = with_timeout("get", api.get_opt(&name)).await?;
@@ -142,7 +227,7 @@ impl ForeignEdits {
         let live = live.filter(|live| live.uid() == found.uid());
         let edited = live.and_then(|live| patch(&live).map(|patch| (live, patch)));
         let Some((live, mut patch)) = edited else {
-            return Ok(());
+            return Ok(None);
         };
         let (kind, by) = (K::kind(&()).into_owned(), last_manager(live.meta()));
         if !self.may_put_back_fields(&kind, live.meta(), now) {
@@ -162,8 +247,8 @@ impl ForeignEdits {
             ..PatchParams::default()
         };
         let patch = Patch::Merge(patch);
-        let patched = api.patch_metadata(&name, &params, &patch);
-        with_timeout("put back", patched).await.map(drop)
+        let patched = api.patch(&name, &params, &patch);
+        with_timeout("put back", patched).await.map(Some)
     }
 
     /// Makes the Deployment `found`, of which something else was asked before, what is `wanted`: it has no
@@ -247,6 +332,27 @@ async fn write(
     };
     let name = deployment.name_any();
     with_timeout("replace", api.replace(&name, &params, deployment)).await
+}
+
+/// What an object has in the fields that a patch names.
+fn shown<K: Serialize>(object: &K, patch: &Value) -> Value {
+    fn named(object: &Value, patch: &Value) -> Value {
+        match patch {
+            Value::Object(fields) => {
+                let fields = fields.iter();
+                let shown =
+                    fields.map(|(field, patch)| (field.clone(), named(&object[field], patch)));
+                Value::Object(shown.collect())
+            }
+            _ => object.clone(),
+        }
+    }
+    named(&serde_json::to_value(object).unwrap_or_default(), patch)
+}
+
+/// The kind and name of an object.
+fn subject<K: Resource<DynamicType = ()>>(object: &K) -> (String, Key) {
+    (K::kind(&()).into_owned(), key_of(object.meta()))
 }
 
 fn key_of(metadata: &ObjectMeta) -> Key {

@@ -11,6 +11,9 @@ use crate::api_calls::is_as_asked;
 /// So many labels of a selector, and ports, are kept of a Service: more than any that Bursar makes has.
 const KEPT: usize = 8;
 
+/// The fields of a Job that say how many workers it has.
+const WORKERS: [&str; 2] = ["completions", "parallelism"];
+
 /// What of a Service's specification is compared, and how much of it.
 pub(crate) fn compared_fields(spec: ServiceSpec) -> ServiceSpec {
     let selector = spec.selector.map(|selector| {
@@ -115,7 +118,7 @@ pub(crate) fn job_patch(found: &Job, wanted: &Job) -> Option<Value> {
     };
     let both = numbers(found).into_iter().zip(numbers(wanted));
     let edited = both.filter(|(found, wanted)| {
-        let is_of_workers = matches!(found.0, "completions" | "parallelism");
+        let is_of_workers = WORKERS.contains(&found.0);
         found != wanted && (is_of_version || is_of_workers)
     });
     spec_patch(
@@ -123,6 +126,12 @@ pub(crate) fn job_patch(found: &Job, wanted: &Job) -> Option<Value> {
             .map(|(_, (field, number))| (field.to_owned(), json!(number)))
             .collect(),
     )
+}
+
+/// Whether a patch of a Job says how many workers it has: the rest costs nothing.
+pub(crate) fn concerns_workers(patch: &Value) -> bool {
+    let mut workers = WORKERS.into_iter();
+    workers.any(|field| patch["spec"].get(field).is_some())
 }
 
 fn spec_patch(fields: Map<String, Value>) -> Option<Value> {

@@ -307,3 +307,59 @@ async fn who_edits_any_of_them_again_and_again_is_named_and_not_fought() {
         "{status}"
     );
 }
+
+async fn suspend(stage: &Stage, suspend: bool) {
+    let api = stage.world.api::<TrainingJob>();
+    let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+    api.patch("train", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+}
+
+/// What the cluster wants so is not fought, and keeps no gang from starting.
+#[tokio::test]
+async fn a_gang_resumes_though_a_webhook_bounds_its_jobs_at_each_write() {
+    for field in ["ttlSecondsAfterFinished", "activeDeadlineSeconds"] {
+        let mut stage = Stage::new(Faults::default()).await;
+        let webhook = json!({"spec": {field: 3600}});
+        stage.leader.faults.set_webhook("jobs", webhook);
+        stage.world.create_job(None).await;
+        stage.seconds(15).await;
+        for _ in 0..4 {
+            suspend(&stage, true).await;
+            stage.seconds(5).await;
+            assert_eq!(spec_of::<Job>(&stage, "train")["spec"]["suspend"], true);
+            suspend(&stage, false).await;
+            stage.seconds(5).await;
+            assert_eq!(spec_of::<Job>(&stage, "train")["spec"]["suspend"], false);
+        }
+        let jobs: Vec<TrainingJob> = stage.world.server.objects();
+        let status = serde_json::to_string(&jobs[0].status).unwrap();
+        assert!(!status.contains("edits Job train again"), "{status}");
+        // somebody else's value is an edit all the same
+        edit_of::<Job>(&stage, "train", json!({"spec": {field: 1}})).await;
+        stage.seconds(3).await;
+        assert_eq!(spec_of::<Job>(&stage, "train")["spec"][field], 3600);
+    }
+}
+
+/// Who sets it at random moments is named, and keeps no gang from starting.
+#[tokio::test]
+async fn a_gang_resumes_though_somebody_fights_over_how_long_it_may_run() {
+    let mut stage = both().await;
+    suspend(&stage, true).await;
+    for seconds in 60..66 {
+        let edit = json!({"spec": {"activeDeadlineSeconds": seconds}});
+        edit_of::<Job>(&stage, "train", edit).await;
+        stage.world.turn().await;
+        let view = super::leader::View::of(&stage.world);
+        stage.leader.reconcile(&stage.world, &view).await.ok();
+    }
+    assert_eq!(spec_of::<Job>(&stage, "train")["spec"]["suspend"], true);
+    suspend(&stage, false).await;
+    stage.seconds(5).await;
+    assert_eq!(spec_of::<Job>(&stage, "train")["spec"]["suspend"], false);
+    let jobs: Vec<TrainingJob> = stage.world.server.objects();
+    let status = serde_json::to_string(&jobs[0].status).unwrap();
+    assert!(status.contains("edits Job train again"), "{status}");
+}

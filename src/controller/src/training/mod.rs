@@ -28,7 +28,7 @@ use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_as_asked, with_
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
-use crate::owned_fields::{job_patch, service_patch};
+use crate::owned_fields::{concerns_workers, job_patch, service_patch};
 use crate::ownership::{is_owned, stops_dependents};
 use crate::training::job::{finished, is_running, restart_at, role_jobs};
 use crate::training::pod_group::{GangScheduling, Jobs};
@@ -64,21 +64,22 @@ pub(crate) async fn apply(
             .map_err(Unapplied::after_order);
     }
     // no more workers start than were paid for
-    put_back_jobs(context, &object, now)
+    put_back_jobs(context, &object, concerns_workers, now)
         .await
         .map_err(Unapplied::before_order)?;
     start(context, key, &object, order)
         .await
         .map_err(Unapplied::before_order)?;
-    put_back_service(context, key, &object, now)
-        .await
-        .map_err(Unapplied::after_order)
+    let jobs = put_back_jobs(context, &object, |_| true, now).await;
+    let service = put_back_service(context, key, &object, now).await;
+    jobs.and(service).map_err(Unapplied::after_order)
 }
 
-/// Puts the Jobs back that somebody has edited.
+/// Puts the Jobs back that somebody has edited so that it matters.
 async fn put_back_jobs(
     context: &Context,
     object: &TrainingJob,
+    matters: fn(&Value) -> bool,
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let namespace = object.namespace().unwrap_or_default();
@@ -88,9 +89,11 @@ async fn put_back_jobs(
         let Some(found) = role.job.as_ref().filter(|job| finished(job).is_none()) else {
             continue;
         };
-        let patch = |found: &Job| job_patch(found, &wanted);
+        let patch = |found: &Job| job_patch(found, &wanted).filter(matters);
         let edits = &context.foreign_edits;
-        edits.put_back_fields(&api, found, patch, now).await?;
+        edits
+            .put_back_unless_answered(&api, found, patch, concerns_workers, now)
+            .await?;
     }
     Ok(())
 }
