@@ -27,6 +27,16 @@ impl Model {
         }
     }
 
+    /// Whether something is known of a pod's namespace that its budgets have not been compared with yet.
+    pub(crate) fn awaits_budgets(&self, uid: &Name, now: Timestamp) -> bool {
+        let Some(state) = self.pods.get(uid) else {
+            return false;
+        };
+        let namespace = &state.pod.key.namespace;
+        let look = TimerKey::Budgets(namespace.clone());
+        self.marks.is_named_in(namespace) || self.timers.is_due(&look, now)
+    }
+
     /// Takes that a pod was not evicted, though that was ordered.
     pub(crate) fn note_failed_eviction(&mut self, namespace: &Name, uid: Name, why: Option<Name>) {
         let state = self.namespaces.get_mut(namespace);

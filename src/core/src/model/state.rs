@@ -123,6 +123,19 @@ impl Marks {
         (services, jobs)
     }
 
+    /// Whether something is named or deferred in a namespace.
+    pub(crate) fn is_named_in(&self, namespace: &Name) -> bool {
+        let has_key = |keys: &BTreeSet<Key>| {
+            let first = keys.range(Key::first_in(namespace)..).next();
+            first.is_some_and(|key| key.namespace == *namespace)
+        };
+        let deferred = &self.deferred;
+        let keys = [&self.services, &self.jobs];
+        let keys = keys.into_iter().chain([&deferred.services, &deferred.jobs]);
+        let names = [&self.budgets, &self.costs, &deferred.budgets];
+        names.iter().any(|names| names.contains(namespace)) || keys.into_iter().any(has_key)
+    }
+
     /// The budgets of a namespace have been looked at.
     pub(crate) fn clear_budgets(&mut self, namespace: &Name) {
         self.budgets.remove(namespace);

@@ -85,6 +85,11 @@ impl Timers {
         at.min()
     }
 
+    /// Whether a subject is due at `now`.
+    pub(crate) fn is_due(&self, subject: &TimerKey, now: Timestamp) -> bool {
+        self.at.get(subject).is_some_and(|at| *at <= now)
+    }
+
     /// Whether anything is due at `now`.
     pub(crate) fn are_due(&self, now: Timestamp) -> bool {
         self.next().is_some_and(|at| at <= now)

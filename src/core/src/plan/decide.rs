@@ -117,11 +117,19 @@ impl Call {
     /// Looks at what events have named since the last call, and decides services where budgets stop
     /// something, then there: neither waits for what is deferred.
     fn decide_named(&mut self, model: &mut Model) {
-        for uid in std::mem::take(&mut model.marks.pods) {
-            model.refresh_other(&uid, self.now);
-            evictions::plan(model, &uid, self.now, &mut self.decisions);
+        let uids = std::mem::take(&mut model.marks.pods);
+        for uid in &uids {
+            model.refresh_other(uid, self.now);
         }
         let names = self.evaluate_named(model);
+        for uid in uids {
+            if model.awaits_budgets(&uid, self.now) {
+                // they may have money for it by now
+                model.marks.pods.insert(uid);
+            } else {
+                evictions::plan(model, &uid, self.now, &mut self.decisions);
+            }
+        }
         let marked = |name: &Name| model.marks.slices.contains_key(name);
         let names = names.into_iter().filter(marked);
         let names = model.marks.stops.iter().cloned().chain(names).collect();
