@@ -7,8 +7,8 @@
 //! | `status` | the statuses of workloads and budgets |
 //!
 //! For each object one task runs at a time, and the newest order is carried out. Latches of budgets
-//! go first, then orders, then owned objects that may differ from what they should be, then
-//! statuses.
+//! go first, then orders, then evictions, of which few run at a time, then owned objects that may
+//! differ from what they should be, then statuses.
 //!
 //! An order that stops something because of a budget waits until its latch is on record, and the
 //! first pod of a workload until the workload's record is there: each ten seconds at most. An order
@@ -45,6 +45,8 @@ pub(crate) use status::StatusInput;
 
 /// Workloads whose objects are changed at the same time.
 const APPLIES: usize = 32;
+/// Those of them that are evictions: a namespace may have a thousand pods to evict at once.
+const EVICTIONS: usize = 4;
 /// Statuses that are written at the same time: while orders wait, and while none do.
 const STATUSES_MEANWHILE: usize = 1;
 const STATUSES: usize = 8;
@@ -93,6 +95,44 @@ pub(crate) struct Applied {
     /// The UID of the pod that was not evicted, and the API server's words; none if the next try will
     /// do.
     pub(crate) not_evicted: Option<(Name, Option<Name>)>,
+}
+
+/// How many tasks of each kind run.
+#[derive(Debug, Clone, Copy, Default)]
+struct Running {
+    /// Changes of objects, evictions among them.
+    applies: usize,
+    evictions: usize,
+    statuses: usize,
+}
+
+impl Running {
+    /// The numbers of this kind of task.
+    fn of(&mut self, task: &Task) -> Vec<&mut usize> {
+        match task {
+            Task::Apply(_, Some(Order::Eviction(_))) => {
+                vec![&mut self.applies, &mut self.evictions]
+            }
+            Task::Apply(..) => vec![&mut self.applies],
+            Task::Status(..) => vec![&mut self.statuses],
+        }
+    }
+
+    /// What may begin beside them, while orders wait or not.
+    fn lanes(self, orders_wait: bool) -> Vec<Lane> {
+        let mut lanes = vec![Lane::Latch];
+        if self.applies < APPLIES {
+            lanes.push(Lane::Order);
+            lanes.extend((self.evictions < EVICTIONS).then_some(Lane::Eviction));
+            lanes.push(Lane::Owned);
+        }
+        let statuses = match orders_wait {
+            true => STATUSES_MEANWHILE,
+            false => STATUSES,
+        };
+        lanes.extend((self.statuses < statuses).then_some(Lane::Status));
+        lanes
+    }
 }
 
 /// Carries out what is wanted.
@@ -145,19 +185,19 @@ impl Executor {
         applied: mpsc::UnboundedSender<Applied>,
         clock: impl Fn() -> Timestamp,
     ) {
-        let mut running: JoinSet<(Task, Outcome)> = JoinSet::new();
-        let (mut applies, mut statuses) = (0, 0);
+        let mut tasks: JoinSet<(Task, Outcome)> = JoinSet::new();
+        let mut running = Running::default();
         loop {
             let now = clock();
             let orders_wait = self.queue.has_due_order(now);
             self.context.orders_wait.store(orders_wait, Relaxed);
-            while let Some(task) = self.next(applies, statuses, now) {
-                match &task {
-                    Task::Apply(..) => applies += 1,
-                    Task::Status(..) => statuses += 1,
-                }
+            while let Some(task) = self.next(running, now) {
+                running
+                    .of(&task)
+                    .into_iter()
+                    .for_each(|number| *number += 1);
                 let (context, failure) = (Arc::clone(&self.context), self.failure(&task));
-                running.spawn(async move {
+                tasks.spawn(async move {
                     let outcome = perform(&context, &task, failure, now).await;
                     (task, outcome)
                 });
@@ -170,13 +210,10 @@ impl Executor {
                     Some(more) => self.want(more, clock()),
                     None => return,
                 },
-                Some(done) = running.join_next() => {
+                Some(done) = tasks.join_next() => {
                     // a task that panicked has left its entry as it was, which nobody expects
                     let Ok((task, outcome)) = done else { return };
-                    match &task {
-                        Task::Apply(..) => applies -= 1,
-                        Task::Status(..) => statuses -= 1,
-                    }
+                    running.of(&task).into_iter().for_each(|number| *number -= 1);
                     if let Some(result) = self.finish(&task, &outcome, clock())
                         && applied.send(result).is_err()
                     {
@@ -193,7 +230,7 @@ impl Executor {
     #[cfg(test)]
     pub(crate) async fn run_due(&mut self, now: Timestamp) -> (Vec<Applied>, Vec<Option<String>>) {
         let (mut applied, mut failures) = (Vec::new(), Vec::new());
-        while let Some(task) = self.next(0, 0, now) {
+        while let Some(task) = self.next(Running::default(), now) {
             let failure = self.failure(&task);
             let outcome = perform(&self.context, &task, failure, now).await;
             match (&task, &outcome) {
@@ -212,18 +249,8 @@ impl Executor {
         (applied, failures)
     }
 
-    fn next(&mut self, applies: usize, statuses: usize, now: Timestamp) -> Option<Task> {
-        let statuses_now = match self.queue.has_due_order(now) {
-            true => STATUSES_MEANWHILE,
-            false => STATUSES,
-        };
-        let mut lanes = vec![Lane::Latch];
-        if applies < APPLIES {
-            lanes.extend([Lane::Order, Lane::Owned]);
-        }
-        if statuses < statuses_now {
-            lanes.push(Lane::Status);
-        }
+    fn next(&mut self, running: Running, now: Timestamp) -> Option<Task> {
+        let lanes = running.lanes(self.queue.has_due_order(now));
         self.queue.take(&lanes, now)
     }
 

@@ -25,8 +25,10 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
 pub(crate) enum Lane {
     /// The status of a budget whose latch changed.
     Latch,
-    /// Orders.
+    /// Orders for workloads.
     Order,
+    /// Evictions of pods of no workload.
+    Eviction,
     /// Owned objects that may differ from what they should be.
     Owned,
     /// Statuses.
@@ -122,6 +124,15 @@ pub(crate) struct WorkQueue {
     lanes: BTreeMap<Lane, BTreeSet<(Timestamp, ObjectKey)>>,
     /// Since when latches of a namespace's budgets have not been on record.
     latches: BTreeMap<Name, BTreeMap<Name, Timestamp>>,
+}
+
+/// The lane of what is to be done for a workload or pod.
+fn lane_of(order: Option<&Order>) -> Lane {
+    match order {
+        Some(Order::Service(_) | Order::Job(_)) => Lane::Order,
+        Some(Order::Eviction(_)) => Lane::Eviction,
+        None => Lane::Owned,
+    }
 }
 
 impl WorkQueue {
@@ -254,7 +265,7 @@ impl WorkQueue {
         }
         let waits = entry.order.as_ref().is_some_and(Order::is_after_latch);
         if waits && let Some(until) = self.latched_at(&subject.key().namespace, now) {
-            self.insert(Lane::Order, until, subject);
+            self.insert(lane, until, subject);
             return None;
         }
         let entry = self.entries.get_mut(&subject)?;
@@ -400,10 +411,9 @@ impl WorkQueue {
         latches.remove(&key.name);
         if latches.is_empty() {
             self.latches.remove(&key.namespace);
-            let waiting = self.lanes.entry(Lane::Order).or_default();
-            let all = waiting
-                .iter()
-                .filter(|(_, of)| of.key().namespace == key.namespace);
+            let lanes = [Lane::Order, Lane::Eviction].into_iter();
+            let waiting = lanes.filter_map(|lane| self.lanes.get(&lane)).flatten();
+            let all = waiting.filter(|(_, of)| of.key().namespace == key.namespace);
             let all: Vec<ObjectKey> = all.map(|(_, of)| of.clone()).collect();
             for subject in all {
                 self.queue_apply(&subject, Timestamp::MIN);
@@ -419,13 +429,12 @@ impl WorkQueue {
         if entry.apply.is_running {
             return;
         }
-        let lane = match entry.order {
-            Some(_) => Lane::Order,
-            None => Lane::Owned,
-        };
+        let lane = lane_of(entry.order.as_ref());
         // what failed for another reason than this order does not hold it up
         let waits = match &entry.order {
-            Some(order) => entry.waits_for_record || entry.failed_target == Some(order.target()),
+            Some(order) => {
+                entry.waits_for_record || entry.failed_target == Some(order.target())
+            }
             None => true,
         };
         let not_before = entry.apply.not_before.filter(|_| waits);
@@ -461,7 +470,7 @@ impl WorkQueue {
         };
         let slot = match lane {
             Lane::Latch | Lane::Status => &mut entry.status,
-            Lane::Order | Lane::Owned => &mut entry.apply,
+            Lane::Order | Lane::Eviction | Lane::Owned => &mut entry.apply,
         };
         if let Some((lane, at)) = slot.queued.replace((lane, at))
             && let Some(waiting) = self.lanes.get_mut(&lane)

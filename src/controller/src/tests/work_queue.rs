@@ -7,14 +7,21 @@ use bursar_core::budget::{self, Budget, BudgetState, OnExhausted};
 use bursar_core::calendar::{Interval, Period};
 use bursar_core::model::JobView;
 use bursar_core::money::Money;
-use bursar_core::plan::{Decision, ServiceOrder};
+use bursar_core::plan::{Decision, EvictionOrder, ServiceOrder};
 use bursar_core::training::JobDecision;
 
 use super::*;
 use crate::executor::order::ServiceChange;
+use crate::executor::{EVICTIONS, Running};
 use crate::pod_mark::PodMark;
 
-const LANES: [Lane; 4] = [Lane::Latch, Lane::Order, Lane::Owned, Lane::Status];
+const LANES: [Lane; 5] = [
+    Lane::Latch,
+    Lane::Order,
+    Lane::Eviction,
+    Lane::Owned,
+    Lane::Status,
+];
 
 fn at(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(1_796_000_000_000 + milliseconds).unwrap()
@@ -247,6 +254,51 @@ fn what_a_budget_stops_waits_for_the_latch_though_a_later_order_needs_none() {
         queue.order(service("chat"), later, at(1));
         assert_eq!(queue.take(&LANES, at(1)).is_none(), waits);
     }
+}
+
+fn evict(queue: &mut WorkQueue, name: &str, uid: &str, now: Timestamp) {
+    let order = EvictionOrder {
+        pod: Key::new("team", name),
+        uid: uid.into(),
+        evict: true,
+        budget: "team".into(),
+    };
+    let subject = ObjectKey::Pod(order.pod.clone());
+    queue.order(subject, Order::Eviction(order), now);
+}
+
+#[test]
+fn an_order_for_a_service_passes_a_thousand_evictions_of_which_few_run_at_a_time() {
+    let mut queue = WorkQueue::default();
+    for number in 0..1_000 {
+        let name = format!("notebook-{number}");
+        evict(&mut queue, &name, &name, at(0));
+    }
+    let mut running = Running::default();
+    while let Some(task) = queue.take(&running.lanes(false), at(1)) {
+        running
+            .of(&task)
+            .into_iter()
+            .for_each(|number| *number += 1);
+    }
+    assert_eq!((running.evictions, running.applies), (EVICTIONS, EVICTIONS));
+    queue.order(service("chat"), order("chat", 1, 0, false), at(2));
+    assert!(queue.has_due_order(at(2)));
+    assert_eq!(take_target(&mut queue, at(2)), Some(0));
+    assert!(!queue.has_due_order(at(2)), "statuses wait for no eviction");
+}
+
+#[test]
+fn an_eviction_waits_for_the_latch_of_its_budget_and_goes_once_it_is_on_record() {
+    let mut queue = WorkQueue::default();
+    queue.latch(&Key::new("team", "budget"), at(0));
+    evict(&mut queue, "notebook", "uid", at(0));
+    assert_eq!(queue.take(&LANES, at(0)), None);
+    let budget = ObjectKey::Budget(Key::new("team", "budget"));
+    queue.status(budget, budget_state(true), at(1));
+    let write = queue.take(&LANES, at(1)).unwrap();
+    queue.finish(&write, &Outcome::Done(None), at(2));
+    assert!(queue.take(&LANES, at(2)).is_some());
 }
 
 /// Numbers that look random: SplitMix64.

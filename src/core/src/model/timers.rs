@@ -51,7 +51,8 @@ impl Timers {
 
     /// Takes out subjects that are due at `now`. Where more services than `most` are due at one
     /// instant, those of further namespaces are left for the next call: services of a namespace are
-    /// decided together, whichever of them goes first.
+    /// decided together, whichever of them goes first. So are further evictions, each of which is
+    /// decided alone.
     pub(crate) fn due(&mut self, now: Timestamp, most: usize) -> Vec<TimerKey> {
         let mut due: Vec<(Timestamp, TimerKey)> = Vec::new();
         while let Some(next) = self.order.first()
@@ -107,6 +108,7 @@ fn may_part(last: &(Timestamp, TimerKey), next: &(Timestamp, TimerKey)) -> bool 
         (TimerKey::Service(last_key), TimerKey::Service(next_key)) => {
             last.0 == next.0 && last_key.namespace != next_key.namespace
         }
+        (TimerKey::Eviction(_), TimerKey::Eviction(_)) => true,
         _ => false,
     }
 }
@@ -144,5 +146,21 @@ mod tests {
         assert!(!timers.are_due(at(3)));
         assert_eq!(timers.due(at(3), 1), []);
         assert_eq!(timers.next(), Some(at(4)));
+    }
+
+    #[test]
+    fn many_evictions_are_not_due_in_one_call() {
+        let mut timers = Timers::default();
+        let eviction = |uid: i64| TimerKey::Eviction(format!("uid-{uid}").into());
+        for uid in 0..5 {
+            timers.set(eviction(uid), Some(at(uid / 3)));
+        }
+        timers.set(TimerKey::Budgets("a".into()), Some(at(1)));
+        assert_eq!(timers.due(at(3), 2), [0, 1].map(eviction));
+        assert!(timers.is_due(&TimerKey::Budgets("a".into()), at(3)));
+        // what is of other kinds is not left over
+        let next = [eviction(2), TimerKey::Budgets("a".into()), eviction(3)];
+        assert_eq!(timers.due(at(3), 2), next);
+        assert_eq!(timers.due(at(3), 2), [eviction(4)]);
     }
 }
