@@ -311,6 +311,25 @@ fn what_the_budget_exempts_stays_and_an_edit_of_that_counts_at_once() {
 }
 
 #[test]
+fn each_budget_that_evicts_counts_the_pods_whichever_of_them_evicts_them_first() {
+    let mut situation = Situation::exhausted(evict(&[]));
+    situation.tell_pod(notebook("other"), 0);
+    for (name, unmanaged) in [
+        ("second", evict(&[])),
+        ("third", evict(&["StatefulSet/other"])),
+    ] {
+        let event = Event::Budget(Key::new("team", name), Some(budget("1000", unmanaged)));
+        situation.model.apply(event, at(0));
+    }
+    situation.decide(0);
+    for (name, pods) in [("all", 2), ("second", 2), ("third", 1)] {
+        let state = situation.model.budget(&Key::new("team", name)).unwrap();
+        let evictions = state.evictions.as_ref().unwrap();
+        assert_eq!(evictions.pods, pods, "{name}");
+    }
+}
+
+#[test]
 fn a_pod_that_comes_after_the_notice_has_no_notice_of_its_own() {
     let mut situation = Situation::exhausted(evict(&[]));
     situation.decide(0);

@@ -63,14 +63,24 @@ impl ServiceChange {
 }
 
 /// What an order makes of a workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// So many replicas.
     Replicas(u32),
     /// Jobs that run, or do not.
     Run(bool),
-    /// A pod that is evicted, or is not.
-    Evicted(bool),
+    /// The pod of this UID that is evicted, or is not.
+    Evicted(Name, bool),
+}
+
+impl Target {
+    /// Whether both are of one object: a pod may have the name of a former one.
+    pub(super) fn is_of_same_object(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Evicted(uid, _), Self::Evicted(other, _)) => uid == other,
+            _ => true,
+        }
+    }
 }
 
 /// The newest orders for one workload or pod.
@@ -99,7 +109,7 @@ impl Order {
         match self {
             Self::Service(change) => Target::Replicas(change.order.replicas.1),
             Self::Job(order) => Target::Run(order.run),
-            Self::Eviction(order) => Target::Evicted(order.evict),
+            Self::Eviction(order) => Target::Evicted(order.uid.clone(), order.evict),
         }
     }
 

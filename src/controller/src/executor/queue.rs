@@ -139,6 +139,12 @@ impl WorkQueue {
     /// Takes an order.
     pub(crate) fn order(&mut self, subject: ObjectKey, order: Order, now: Timestamp) {
         let entry = self.entries.entry(subject.clone()).or_default();
+        let target = order.target();
+        let failed = entry.failed_target.as_ref();
+        if failed.is_some_and(|failed| !failed.is_of_same_object(&target)) {
+            entry.apply.succeed();
+            (entry.failed_target, entry.failure) = (None, None);
+        }
         entry.order = Some(match entry.order.take() {
             Some(earlier) => order.after(earlier),
             None => order,
@@ -433,7 +439,7 @@ impl WorkQueue {
         // what failed for another reason than this order does not hold it up
         let waits = match &entry.order {
             Some(order) => {
-                entry.waits_for_record || entry.failed_target == Some(order.target())
+                entry.waits_for_record || entry.failed_target.as_ref() == Some(&order.target())
             }
             None => true,
         };

@@ -301,6 +301,26 @@ fn an_eviction_waits_for_the_latch_of_its_budget_and_goes_once_it_is_on_record()
     assert!(queue.take(&LANES, at(2)).is_some());
 }
 
+#[test]
+fn a_pod_of_the_same_name_does_not_wait_as_its_predecessor_did() {
+    let mut queue = WorkQueue::default();
+    for second in 0..4 {
+        evict(&mut queue, "notebook-0", "first", at(second * 100_000));
+        let task = queue.take(&LANES, at(second * 100_000)).unwrap();
+        let refused = failed(RetryPace::OVERLOADED, false);
+        queue.finish(&task, &refused, at(second * 100_000));
+    }
+    evict(&mut queue, "notebook-0", "first", at(300_001));
+    assert_eq!(queue.take(&LANES, at(300_002)), None);
+    evict(&mut queue, "notebook-0", "second", at(300_002));
+    let task = queue.take(&LANES, at(300_002)).unwrap();
+    let refused = failed(RetryPace::OVERLOADED, false);
+    queue.finish(&task, &refused, at(300_002));
+    evict(&mut queue, "notebook-0", "second", at(300_003));
+    let due = queue.next_due().unwrap();
+    assert!(due < at(302_000), "it waits until {due}");
+}
+
 /// Numbers that look random: SplitMix64.
 struct Numbers(u64);
 

@@ -53,16 +53,27 @@ pub(super) fn evaluate(
             plan(model, &uid, now, decisions);
         }
     }
-    let namespace = model.namespace_mut(name);
+    let Some(namespace) = model.namespaces.get(name) else {
+        return;
+    };
     // announced terms, which follow those in force, evict nothing
     for (budget, state) in namespace.budgets.keys().zip(budget_states) {
-        let planned = namespace.evictions.values();
-        let planned = planned.filter(|planned| planned.budget == *budget);
+        let Some(evicting) = namespace.evicting.get(budget) else {
+            continue;
+        };
+        // also where another budget evicts it first
+        let evicts = |uid: &Name| {
+            let pod = model.pods.get(uid);
+            pod.is_some_and(|state| evicting.evicts(&state.pod))
+        };
+        let planned = namespace.evictions.iter();
+        let planned = planned.filter(|(uid, _)| evicts(uid));
+        let planned = planned.map(|(_, planned)| planned);
         let mut refused = planned.clone().filter_map(|planned| {
             let why = planned.refused.clone()?;
             Some((planned.pod.name.clone(), why))
         });
-        state.evictions = namespace.evicting.get(budget).map(|evicting| Evictions {
+        state.evictions = Some(Evictions {
             from: evicting.from,
             pods: count(planned.count()),
             refused: refused.next(),
