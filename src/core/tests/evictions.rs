@@ -297,6 +297,20 @@ fn some_pods_are_never_evicted() {
 }
 
 #[test]
+fn a_pod_that_becomes_a_workload_s_after_the_order_stays() {
+    let mut situation = Situation::exhausted(evict(&[]));
+    situation.told(0);
+    assert_eq!(situation.told(notice()), evicted("jupyter"));
+    let relabelled = Pod {
+        owner: Owner::Service("chat".into()),
+        ..notebook("jupyter")
+    };
+    situation.tell_pod(relabelled, notice() + 1);
+    assert_eq!(situation.told(notice() + 1), kept("jupyter"));
+    assert_eq!(situation.told(notice() + 60), Told::default());
+}
+
+#[test]
 fn what_the_budget_exempts_stays_and_an_edit_of_that_counts_at_once() {
     let mut situation = Situation::exhausted(evict(&["StatefulSet/jupyter"]));
     situation.tell_pod(notebook("other"), 0);

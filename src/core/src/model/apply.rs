@@ -257,11 +257,9 @@ impl Model {
             return;
         }
         let is_known = old.is_some();
+        let was_unowned = old.as_ref().is_some_and(|old| old.pod.is_unowned());
         let is_unowned = pod.as_deref().is_some_and(Pod::is_unowned);
-        if let Some(old) = &mut old
-            && old.pod.is_unowned()
-            && !is_unowned
-        {
+        if let Some(old) = old.as_mut().filter(|_| was_unowned && !is_unowned) {
             self.forget_unowned(&uid, old);
         }
         let old_pod = old.as_ref().map(|state| state.pod.clone());
@@ -312,12 +310,18 @@ impl Model {
             };
             if is_unowned {
                 self.unowned.insert(unowned(&uid, &state.pod));
+            }
+            // the eviction of one that was is given up
+            if is_unowned || was_unowned {
                 self.marks.pods.insert(uid.clone());
             }
             self.pods.insert(uid, state);
             return;
         }
         self.marks.pods.remove(&uid);
+        if let Some(old) = &old {
+            self.forget_eviction(&old.pod.key.namespace, &uid);
+        }
         if let Some(old) = &old
             && let Some((key, Owner::Service(_))) = self.owner(&old.pod)
             && let Some(state) = self.services.get_mut(&key)
@@ -330,7 +334,6 @@ impl Model {
     fn forget_unowned(&mut self, uid: &Name, state: &mut PodState) {
         let cost = std::mem::take(&mut state.cost);
         let key = unowned(uid, &state.pod);
-        self.forget_eviction(&key.namespace, uid);
         self.replace_cost(&key.namespace, &cost, &Default::default());
         self.unowned.remove(&key);
     }

@@ -18,7 +18,7 @@ impl NamespaceState {
 }
 
 impl Model {
-    /// Takes that a pod is gone, or belongs to a workload by now.
+    /// Takes that a pod is gone.
     pub(crate) fn forget_eviction(&mut self, namespace: &Name, uid: &Name) {
         let state = self.namespaces.get_mut(namespace);
         if state.is_some_and(|state| state.evictions.remove(uid).is_some()) {
