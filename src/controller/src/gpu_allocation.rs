@@ -126,8 +126,11 @@ impl GpuAllocations {
             claims: &stores.device_claims,
             pools: DevicePools::from_slices(slices.iter().map(AsRef::as_ref)),
         };
-        let (kinds, _) = devices.held(pod, |claim| owned.contains(claim));
+        let (kinds, is_elsewhere) = devices.held(pod, |claim| owned.contains(claim));
         let mut all = Self::of_nobody(charged_volumes);
+        if is_elsewhere {
+            all.sharing.insert(pod::uid(pod).to_owned());
+        }
         let gpus = all_gpus(pod, kinds);
         if !gpus.is_empty() {
             let entry = (gpus, Volumes::new());

@@ -311,6 +311,39 @@ fn a_pod_that_becomes_a_workload_s_after_the_order_stays() {
 }
 
 #[test]
+fn pods_that_share_a_device_are_warned_and_evicted_together() {
+    let sharing = Arc::new(PodShape {
+        attributes: None,
+        shares_gpus: true,
+        ..(*shape()).clone()
+    });
+    let mut situation = Situation::exhausted(evict(&[]));
+    for name in ["second", "third"] {
+        let pod = Pod {
+            shape: Arc::clone(&sharing),
+            ..notebook(name)
+        };
+        situation.tell_pod(pod, 0);
+    }
+    let names = ["jupyter", "second", "third"].map(str::to_owned);
+    let told = situation.told(0);
+    assert_eq!(told.warned, names.clone().map(|name| (name, notice())));
+    assert_eq!(situation.told(notice()).evicted, names);
+    let state = situation.state().evictions.clone().unwrap();
+    assert_eq!(state.pods, 3);
+    // one that shares nothing any more is no concern of the budget
+    let alone = Pod {
+        shape: Arc::new(PodShape {
+            shares_gpus: false,
+            ..(*sharing).clone()
+        }),
+        ..notebook("third")
+    };
+    situation.tell_pod(alone, notice() + 1);
+    assert_eq!(situation.told(notice() + 1), kept("third"));
+}
+
+#[test]
 fn what_the_budget_exempts_stays_and_an_edit_of_that_counts_at_once() {
     let mut situation = Situation::exhausted(evict(&["StatefulSet/jupyter"]));
     situation.tell_pod(notebook("other"), 0);

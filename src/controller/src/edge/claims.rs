@@ -154,9 +154,11 @@ impl ClaimIndex {
 
     /// Takes that a ResourceClaim changed.
     pub(super) fn note_devices(&mut self, stores: &Stores, claim: &Key) {
-        if let Some(owner) = self.owner(claim).cloned() {
-            self.set_volume_user(stores, &owner);
-            self.changed.pods.insert(owner);
+        let users = self.devices.get(claim).into_iter().flatten();
+        let users: Vec<Key> = users.map(|(_, pod)| pod.clone()).collect();
+        for pod in users {
+            self.set_volume_user(stores, &pod);
+            self.changed.pods.insert(pod);
         }
     }
 

@@ -49,6 +49,7 @@ impl ClaimIndex {
                 _ => placement,
             },
             attributes: claims.planned(&context.stores, namespace, spec, None),
+            shares_gpus: false,
             priority: 0,
         })
     }
@@ -63,11 +64,13 @@ impl ClaimIndex {
             node_selector: node_selector(spec),
             placement: placement(spec),
             attributes: None,
+            shares_gpus: false,
             priority: spec.priority.unwrap_or(0),
         };
         let (stores, namespace) = (&context.stores, &key.namespace);
         shape.attributes = if has_claims(pod) {
             let claims = self.of_pod(stores, key, pod);
+            shape.shares_gpus = claims.shares_devices(pod);
             let planned = || claims.planned(stores, namespace, spec, Some(pod));
             // devices have a price once their charge is open
             claims

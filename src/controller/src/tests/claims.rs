@@ -263,7 +263,7 @@ async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_are_c
     );
 }
 
-async fn devices(stage: &Stage) {
+pub(super) async fn devices(stage: &Stage) {
     let product = json!({"productName": {"string": "NVIDIA H100"}});
     let part = json!({"gpu.nvidia.com/productName": {"string": "NVIDIA H100"}, "profile": {"string": "3g.40gb"}});
     let device = |name: &str, attributes: &Value| json!({"name": name, "attributes": attributes});

@@ -287,3 +287,23 @@ async fn what_happens_to_one_pod_or_claim_is_no_event_of_all_others_with_claims(
         assert_eq!(told_of(&events), 1, "{kind:?} {name}");
     }
 }
+
+#[tokio::test]
+async fn a_claim_that_is_seen_after_its_pods_concerns_all_of_them() {
+    let mut stage = Stage::new(Faults::default()).await;
+    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0"]).await;
+    for name in ["first", "second", "third"] {
+        notebook(&stage, name, uses("pair")).await;
+    }
+    let view = View::of(&stage.world);
+    let mut before = view.clone();
+    before.device_claims.clear();
+    stage.leader.fill_caches(&before);
+    let mut edge = Edge::new(Arc::clone(&stage.leader.context));
+    edge.observe(stage.world.now);
+    stage.leader.fill_caches(&view);
+    let claim = Key::new(NAMESPACE, "pair");
+    edge.note(CacheChange::Object(CachedKind::ResourceClaim, claim));
+    let events = edge.observe(stage.world.now).events;
+    assert_eq!(told_of(&events), 3);
+}

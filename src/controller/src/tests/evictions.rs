@@ -1,5 +1,7 @@
 //! GPU pods that no workload made, in a namespace whose budget evicts them once it has no money.
 
+use std::collections::BTreeSet;
+
 use bursar_api::BudgetPolicy;
 use bursar_apitest::faults::{CrashPoint, Faults};
 use bursar_core::budget::EVICTION_NOTICE;
@@ -13,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use super::claims::{claim, devices, notebook, uses};
 use super::leader::Leader;
 use super::pause;
 use super::sweep::Stage;
@@ -91,6 +94,37 @@ async fn a_pod_without_money_is_warned_and_evicted_after_the_notice() {
     assert!(reasons(&stage).contains(&"Evicted".to_owned()));
     stage.seconds(3).await;
     assert_eq!(condition_reason(&stage).as_deref(), Some("NoneLeft"));
+}
+
+#[tokio::test]
+async fn pods_that_share_a_device_are_warned_and_evicted_together() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.now += SignedDuration::from_mins(3);
+    stage.seconds(1).await;
+    devices(&stage).await;
+    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
+    let names = ["first", "second", "third"];
+    for name in names {
+        notebook(&stage, name, uses("pair")).await;
+    }
+    let spec = json!({"limit": "0.01", "period": "Monthly", "unmanaged": "Evict"});
+    let budget = json!({"metadata": {"name": "team"}, "spec": spec});
+    stage.world.create::<BudgetPolicy>(budget).await;
+    stage.seconds(4).await;
+    let events: Vec<Event> = stage.world.server.objects();
+    let planned = events.into_iter().filter(|event| {
+        let reason = event.reason.as_deref();
+        reason == Some("EvictionPlanned")
+    });
+    let warned: BTreeSet<String> = planned.filter_map(|event| event.regarding?.name).collect();
+    assert_eq!(warned, names.map(str::to_owned).into());
+    pass_notice(&mut stage).await;
+    stage.seconds(5).await;
+    let pods: Vec<Pod> = stage.world.server.objects();
+    let stopping = pods
+        .iter()
+        .map(|pod| pod.metadata.deletion_timestamp.is_some());
+    assert_eq!(stopping.collect::<Vec<_>>(), [true; 3]);
 }
 
 #[tokio::test]

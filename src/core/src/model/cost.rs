@@ -247,7 +247,9 @@ impl Model {
         };
         let pod = &state.pod;
         let mut cost = WorkloadCost::default();
-        if pod.is_unowned() && pod.ended.is_none() {
+        // one that only shares GPUs is charged for none
+        let is_charged = pod.shape.attributes.is_some();
+        if pod.is_unowned() && is_charged && pod.ended.is_none() {
             let namespace = self.namespaces.get(&pod.key.namespace);
             let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
             let estimate = || self.rates.rate(&pod.shape, &mut state.estimate, now);

@@ -71,10 +71,19 @@ pub struct PodShape {
     pub node_selector: BTreeMap<String, String>,
     /// What else its node must be.
     pub placement: Arc<Placement>,
-    /// What it is priced by, without a node; `None` if it holds no GPU.
+    /// What it is priced by, without a node; `None` if it holds no GPU that it is charged for.
     pub attributes: Option<PricingAttributes>,
+    /// It uses GPUs that another pod is charged for.
+    pub shares_gpus: bool,
     /// Its priority, by which schedulers order the pods that wait; 0 of a template, whose workload has one.
     pub priority: i32,
+}
+
+impl PodShape {
+    /// Whether it uses GPUs, whoever is charged for them.
+    pub(crate) fn uses_gpus(&self) -> bool {
+        self.attributes.is_some() || self.shares_gpus
+    }
 }
 
 /// What becomes of a pod without a node.
@@ -166,13 +175,14 @@ impl Pod {
         Some(by.checked_sub(grace).unwrap_or(by))
     }
 
-    /// Whether it holds GPUs and belongs to no workload.
+    /// Whether it uses GPUs and belongs to no workload.
     pub(crate) fn is_unowned(&self) -> bool {
-        self.owner == Owner::Other && self.shape.attributes.is_some()
+        self.owner == Owner::Other && self.shape.uses_gpus()
     }
 
-    /// Whether a budget may evict it: it holds GPUs and a node, and belongs to no workload, to no
-    /// DaemonSet, to no kubelet and to no namespace of Kubernetes itself.
+    /// Whether a budget may evict it: it uses GPUs and has a node, and belongs to no workload, to no
+    /// DaemonSet, to no kubelet and to no namespace of Kubernetes itself. A pod that shares the GPUs of
+    /// another one would be charged for them next, so both go at once.
     pub(crate) fn may_be_evicted(&self) -> bool {
         let is_foreign = self.is_unowned() && self.node.is_some() && !self.resident;
         let is_system = SYSTEM_NAMESPACES.contains(&&*self.key.namespace);

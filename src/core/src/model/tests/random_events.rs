@@ -63,6 +63,7 @@ fn shape(rng: &mut Rng) -> Arc<PodShape> {
     if rng.u8(0..6) == 0 {
         shape.attributes = None;
         shape.requests.remove(GPU);
+        shape.shares_gpus = gpus == 2;
     }
     shape.into()
 }
