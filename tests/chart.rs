@@ -326,6 +326,7 @@ fn each_admission_policy_has_a_value_that_switches_it_off() {
         ("bursar-pod-accounting", "podAccounting"),
         ("bursar-workload-labels", "workloadLabels"),
         ("bursar-workload-templates", "workloadLabels"),
+        ("bursar-cron-job-templates", "workloadLabels"),
         ("bursar-grace-period", "gracePeriod"),
         ("bursar-deletion-grace-period", "gracePeriod"),
         ("bursar-owned-objects", "ownedObjects"),
@@ -339,6 +340,22 @@ fn each_admission_policy_has_a_value_that_switches_it_off() {
             "{value}"
         );
         assert_eq!(values["admission"][value], json!("Deny"), "{value}");
+    }
+}
+
+/// Each kind of Kubernetes' own that makes pods by controllers which the policy of pods lets pass.
+#[test]
+fn no_kind_hands_workload_labels_to_what_its_controller_makes() {
+    let text = file("templates/admission-policies.yaml");
+    for (policy, kinds) in [
+        ("bursar-workload-templates", "[deployments, replicasets]"),
+        ("bursar-workload-templates", "[jobs]"),
+        ("bursar-cron-job-templates", "[cronjobs]"),
+    ] {
+        let (_, policy) = text.split_once(&format!("\n  name: {policy}\n")).unwrap();
+        let (matched, rules) = policy.split_once("matchConditions:").unwrap();
+        assert!(matched.contains(&format!("resources: {kinds}")), "{kinds}");
+        assert!(rules.contains("{{ $keys }}.exists("), "{kinds}");
     }
 }
 

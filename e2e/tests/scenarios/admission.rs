@@ -28,7 +28,11 @@ const SETTINGS: [(&str, &[&str]); 5] = [
     ("podAccounting", &["bursar-pod-accounting"]),
     (
         "workloadLabels",
-        &["bursar-workload-labels", "bursar-workload-templates"],
+        &[
+            "bursar-workload-labels",
+            "bursar-workload-templates",
+            "bursar-cron-job-templates",
+        ],
     ),
     ("ownedObjects", &["bursar-owned-objects"]),
     ("ownWrites", &["bursar-own-writes"]),
@@ -550,6 +554,13 @@ fn labels_are_bursars(stage: &mut Stage<'_>) {
     let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": of_job, "spec": {
         "template": {"metadata": {"labels": labels()}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     stage.creation_refused(why, &job);
+    for (of_job, of_pod) in [(labels(), json!({})), (json!({}), labels())] {
+        let pod = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]});
+        let job = json!({"metadata": {"labels": of_job}, "spec": {"template": {"metadata": {"labels": of_pod}, "spec": pod}}});
+        let cron_job = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "copy"},
+            "spec": {"schedule": "0 0 1 1 *", "jobTemplate": job}});
+        stage.creation_refused("Jobs and pods of this CronJob would have", &cron_job);
+    }
     // one that pretends to be made by a controller
     let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]);
     let pretends = json!({"labels": labels(), "ownerReferences": owner});
