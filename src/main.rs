@@ -31,7 +31,7 @@ enum Command {
     /// Run the controller's decisions over a simulated cluster, and print what they come to.
     Simulate(bursar_sim::Options),
     /// Prepare the cluster for removing Bursar: stops the controller, and removes finalizers and
-    /// EndpointSlices.
+    /// EndpointSlices, and gives Services their replicas back.
     #[command(alias = "release")]
     Uninstall(uninstall::Options),
 }

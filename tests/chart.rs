@@ -236,7 +236,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("deployments", "get list watch create patch update"),
         ("jobs", "get list watch create patch delete"),
         ("podgroups", "get create patch"),
-        ("services", applied),
+        ("services", "get list watch create patch delete"),
         ("endpointslices", applied),
         ("endpointslices/restricted", "create"),
         ("pods", "get list watch patch"),
@@ -372,6 +372,11 @@ fn the_controllers_own_writes_are_held_to_what_it_made() {
             matched.contains(&format!("resources: [{resource}]")),
             "{resource}"
         );
+    }
+    for resource in ["jobs", "services"] {
+        let asked =
+            format!("operations: [CREATE, UPDATE, DELETE]\n        resources: [{resource}]");
+        assert!(matched.contains(&asked), "deletions of {resource}");
     }
     for part in [
         "ownerReferences",

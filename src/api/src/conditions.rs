@@ -26,6 +26,9 @@ pub const REPLICAS_REACHABLE: &str = "ReplicasReachable";
 /// The service has a port on gateways, so requests can wake it. It has the condition only while it has
 /// none.
 pub const PORT_ASSIGNED: &str = "PortAssigned";
+/// Requests that come by the service's Service wake it. It has the condition only while something in
+/// their way keeps them from it.
+pub const REQUESTS_WAKE: &str = "RequestsWake";
 /// An edit of a BudgetPolicy or of prices would stop something that runs, and waits. A BudgetPolicy
 /// has the condition only meanwhile.
 pub const BUDGET_CHANGE_PENDING: &str = "BudgetChangePending";
@@ -193,6 +196,19 @@ reasons! {
     NAMESPACE_SHARE_USED = "NamespaceShareUsed";
     /// No port is free.
     PORTS_EXHAUSTED = "PortsExhausted";
+}
+
+reasons! {
+    /// Reasons of [`REQUESTS_WAKE`](super::REQUESTS_WAKE).
+    requests_wake:
+    /// The Service is headless: clients connect to the addresses of replicas.
+    SERVICE_HEADLESS = "ServiceHeadless";
+    /// Nodes send requests of the Service to endpoints of their own alone.
+    LOCAL_TRAFFIC_POLICY = "LocalTrafficPolicy";
+    /// The Service has replicas that are not ready as ready endpoints.
+    NOT_READY_PUBLISHED = "NotReadyPublished";
+    /// All requests should go through gateways, and go to replicas.
+    GATEWAYS_NOT_IN_PATH = "GatewaysNotInPath";
 }
 
 reasons! {

@@ -260,7 +260,8 @@ impl Default for Idle {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Activation {
-    /// Whether a request wakes a service that is at zero replicas.
+    /// Whether a request wakes a service that is at zero replicas, and whether all requests go through
+    /// gateways or only those while no replica is ready.
     #[serde(default = "default_mode")]
     pub mode: ActivationMode,
     /// Requests that one gateway holds for this service; the next is refused with 503.
@@ -325,11 +326,15 @@ pub enum ActivationRetry {
     Always,
 }
 
-/// Whether a request wakes a service.
+/// Whether a request wakes a service, and which requests gateways forward.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationMode {
-    /// Requests are held and wake it.
+    /// Requests are held and wake it. They go to gateways only while no replica is ready.
     OnDemand,
+    /// Requests are held and wake it, and all of them go through gateways: the Service has the gateways
+    /// as ready endpoints, and the Service NAME-replicas has the replicas. For clients that use ready
+    /// endpoints alone, as ingress controllers and meshes do.
+    Always,
     /// Requests are refused while no replica is ready.
     Never,
 }

@@ -8,6 +8,9 @@ pub const KIND_LABEL: &str = "bursar.dev/kind";
 pub const WORKLOAD_LABEL: &str = "bursar.dev/workload";
 /// Label on pods that the workload's Service sends traffic to; its value is `true`.
 pub const SERVING_LABEL: &str = "bursar.dev/serving";
+/// The value of [`SERVING_LABEL`] in the selector of a Service whose requests all go through gateways. No
+/// pod has it, so the cluster puts no pod into the Service's EndpointSlices.
+pub const SERVED_BY_GATEWAYS: &str = "by-gateways";
 /// Label on the Jobs and pods of a TrainingJob's roles: the role's name. The only role of the short
 /// form has none.
 pub const ROLE_LABEL: &str = "bursar.dev/role";
@@ -69,6 +72,15 @@ pub const SERVICE_PORT_NAME: &str = "http";
 /// The EndpointSlice that names the gateways for the Service of InferenceDeployment `name`.
 pub fn gateway_slice(name: &str) -> String {
     format!("{name}-bursar-gateway")
+}
+
+/// What the name of the Service of replicas ends in.
+pub const REPLICAS_SUFFIX: &str = "-replicas";
+
+/// The Service that has the replicas of InferenceDeployment `name` while gateways are the endpoints of
+/// its own. A workload's name has 50 characters at most, so this is a DNS label.
+pub fn replicas_service(name: &str) -> String {
+    format!("{name}{REPLICAS_SUFFIX}")
 }
 
 /// The Job of a role of TrainingJob `name`. The only role of the short form has the empty name.

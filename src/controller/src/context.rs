@@ -31,6 +31,7 @@ use crate::ports::{NoPort, Ports};
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
+use crate::slice_index::SliceIndex;
 use crate::status_memory::StatusMemory;
 use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
@@ -71,6 +72,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// Where the pods of each workload are in the cache.
     pub(crate) index: Mutex<PodIndex>,
+    /// Where the slices of endpoints of each service are in the cache.
+    pub(crate) slice_index: Mutex<SliceIndex>,
     /// Pods that use devices which are charged to others, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, SharedSince>>,
     /// The account in which each pod's charge begins, by namespace.

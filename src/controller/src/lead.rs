@@ -174,6 +174,7 @@ fn new_context(
         metrics,
         orders_wait: AtomicBool::new(false),
         index: Mutex::default(),
+        slice_index: Mutex::default(),
         sharing: Mutex::default(),
         first_accounts: Mutex::default(),
         measured: Arc::new(Mutex::new(PowerReadings::of_exporters_in(

@@ -77,6 +77,7 @@ mod power_readings;
 mod pricing;
 mod priority;
 mod resource_claim;
+mod slice_index;
 mod spend_metrics;
 mod spend_status;
 mod status;

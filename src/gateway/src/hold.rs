@@ -69,6 +69,12 @@ impl HoldQueue {
         policy.map_or(1, HoldPolicy::max_connections)
     }
 
+    /// Whether all requests of a service go through gateways.
+    pub(crate) fn is_always(&self, service: &ServiceKey) -> bool {
+        let route = self.routes.get(service);
+        route.policy.as_ref().is_some_and(|policy| policy.always)
+    }
+
     /// Refuses all held requests, because the gateway shuts down.
     pub(crate) fn refuse_all(&self) {
         self.shutdown.cancel();
@@ -133,6 +139,7 @@ impl HoldQueue {
             held: None,
             is_demand: false,
             waits_for_first: false,
+            was_cold: false,
             paced_until: None,
             must_not_wait: false,
             tried: Vec::new(),
@@ -163,6 +170,8 @@ pub(crate) struct HeldRequest {
     is_demand: bool,
     /// It may wait for a first replica: since none is ready, nothing has been found against it.
     waits_for_first: bool,
+    /// No replica was ready when it came, or since.
+    was_cold: bool,
     /// The time until which it waits for a replica that has fewer requests than it should.
     paced_until: Option<Instant>,
     /// The queue was full: the request goes to any replica at once, or is refused.
@@ -245,7 +254,7 @@ impl HeldRequest {
             let held = demand.hold(&self.service, policy.max_held, Timestamp::now());
             self.held = Some(held.ok_or_else(Refusal::queue_full)?);
         }
-        (self.is_demand, self.waits_for_first) = (true, true);
+        (self.is_demand, self.waits_for_first, self.was_cold) = (true, true, true);
         Ok(())
     }
 
@@ -373,12 +382,14 @@ impl HeldRequest {
             self.must_not_wait || self.paced_until.is_some_and(|until| until <= now);
         // without further replicas to come, a request waits at a replica as well as here
         let more_may_come = route.ready.len() < policy.max_replicas as usize;
-        let is_paced = more_may_come && !is_resent && !waited_enough;
+        // what comes to a service that is warm would not have waited here if no gateway were in its way
+        let is_warm = policy.always && !self.was_cold;
+        let is_paced = more_may_come && !is_resent && !waited_enough && !is_warm;
         Choice {
             tried: &self.tried,
             max_in_flight: is_paced.then_some(policy.target.max(1)),
             ticket: self.ticket.as_ref(),
-            ignores_queue: is_resent || waited_enough,
+            ignores_queue: is_resent || waited_enough || is_warm,
         }
     }
 

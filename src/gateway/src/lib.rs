@@ -2,8 +2,9 @@
 //! one.
 //!
 //! A gateway writes nothing to the API server. It receives a service's requests only while no
-//! replica is ready, because an EndpointSlice lists it as a terminating endpoint. Each service has
-//! a port of its own on every gateway, the one in its status.
+//! replica is ready, because an EndpointSlice lists it as a terminating endpoint; or all of them, where
+//! the service asks for it and the slice lists it as ready. Each service has a port of its own on every
+//! gateway, the one in its status.
 
 mod access;
 mod balancer;
@@ -62,6 +63,10 @@ const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A held request waits for this long at most because the replicas that are ready have as many
 /// requests as they should, and more replicas may come.
 const PACING_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection that is kept and has no request is closed after this long. Whoever pools connections
+/// closes them earlier (nginx after a minute, clouds' load balancers after ten): a request that meets
+/// the end of its connection may be lost.
+const KEPT_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 /// A port that could not be opened is tried again after this long.
 const PORT_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A gateway that shuts down accepts connections until no EndpointSlice lists it, and at most for
@@ -202,12 +207,14 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         response_idle: options.response_idle_timeout,
         pacing: PACING_TIMEOUT,
         close_clients: true,
+        kept_idle: KEPT_IDLE_TIMEOUT,
     };
     let handler = RequestHandler::new(route_watch.routes(), directory, demand, metrics, limits);
     let listeners = Listeners::new(handler);
     let serving = async {
         let listeners = sync_listeners(&mut route_watch, listeners, &readiness, &stop).await?;
         readiness.set(false);
+        listeners.begin_shutdown();
         let grace = options.termination_grace;
         let end = Instant::now() + grace.saturating_sub(SHUTDOWN_MARGIN).max(grace / 2);
         let deregistered = route_watch.wait_until_unlisted(options.pod_ip);

@@ -36,6 +36,9 @@ const MAX_DENIED_CONNECTIONS: usize = 16;
 const MAX_HEAD_BYTES: u32 = 64 << 10;
 /// The most bytes of heads that are being read, of all connections together.
 const MAX_READING_BYTES: usize = 64 << 20;
+/// The most bytes of heads that may be read on connections that are kept after an answer, all of them
+/// together: a thousand are kept.
+const MAX_KEPT_BYTES: usize = 64 << 20;
 /// What a request takes in addition to its head and its body: its connection or stream, buffers in
 /// both directions, and its task.
 const REQUEST_BYTES: usize = 24 << 10;
@@ -62,6 +65,42 @@ pub(crate) struct Listeners {
     connections: TaskTracker,
     /// The bytes of heads that are being read.
     heads: HeldBytes,
+    /// The bytes that further heads of connections that are kept may take.
+    kept_heads: HeldBytes,
+}
+
+/// Whether a client's connection is kept after an answer. Clones share the connection.
+#[derive(Debug, Clone)]
+struct KeptConnection {
+    handler: RequestHandler,
+    service: Arc<ServiceKey>,
+    /// One of the connections that the service's clients may have.
+    slot: Arc<()>,
+    bytes: HeldBytes,
+    /// The bytes of further heads, once it is kept.
+    kept: Arc<Mutex<Option<ByteReservation>>>,
+}
+
+impl KeptConnection {
+    /// Whether the connection is kept after the answer to a request that has come. It is not while the
+    /// service's clients have more than half of the connections that they may have, or while heads on kept
+    /// connections could take more than they may: then others find room as if none were kept.
+    fn keeps(&self) -> bool {
+        if !self.handler.limits().close_clients {
+            return true;
+        }
+        let most = self.handler.hold_queue().max_connections(&self.service) / 2;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_keep =
+            self.handler.may_keep_clients(&self.service) && Arc::strong_count(&self.slot) <= most;
+        if !may_keep {
+            *kept = None;
+        } else if kept.is_none() {
+            let head = MAX_HEAD_BYTES as usize;
+            *kept = self.bytes.reserve(&self.service.0, head).ok();
+        }
+        kept.is_some()
+    }
 }
 
 impl Listeners {
@@ -73,6 +112,7 @@ impl Listeners {
             failed: BTreeSet::new(),
             connections: TaskTracker::new(),
             heads: HeldBytes::new(MAX_READING_BYTES),
+            kept_heads: HeldBytes::new(MAX_KEPT_BYTES),
         }
     }
 
@@ -109,8 +149,15 @@ impl Listeners {
                     let closed = CancellationToken::new();
                     self.open.insert(port, (service.clone(), closed.clone()));
                     let (handler, connections) = (self.handler.clone(), self.connections.clone());
-                    let (service, heads) = (service.clone(), self.heads.clone());
-                    let accept = accept(listener, service, handler, connections, heads, closed);
+                    let heads = (self.heads.clone(), self.kept_heads.clone());
+                    let accept = accept(
+                        listener,
+                        service.clone(),
+                        handler,
+                        connections,
+                        heads,
+                        closed,
+                    );
                     self.connections.spawn(accept);
                 }
                 Err(error) => {
@@ -124,6 +171,12 @@ impl Listeners {
         let failed = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
         self.handler.metrics().closed_ports.set(failed);
         self.failed.is_empty()
+    }
+
+    /// Keeps no connection after its next answer, so that clients leave by themselves before connections
+    /// are closed.
+    pub(crate) fn begin_shutdown(&self) {
+        self.handler.begin_shutdown();
     }
 
     /// Closes all listeners and waits until no request is held or in flight. Requests that are
@@ -156,7 +209,7 @@ async fn accept(
     service: ServiceKey,
     handler: RequestHandler,
     connections: TaskTracker,
-    heads: HeldBytes,
+    (heads, kept): (HeldBytes, HeldBytes),
     closed: CancellationToken,
 ) {
     let (slots, denied_slots, service) = (Arc::new(()), Arc::new(()), Arc::new(service));
@@ -178,23 +231,27 @@ async fn accept(
             true if Arc::strong_count(&denied_slots) > MAX_DENIED_CONNECTIONS => continue,
             true => Arc::clone(&denied_slots),
         };
+        let keep = KeptConnection {
+            handler: handler.clone(),
+            service: Arc::clone(&service),
+            slot,
+            bytes: kept.clone(),
+            kept: Arc::default(),
+        };
         let connection = serve_connection(
             stream,
             peer,
             Arc::clone(&service),
             handler.clone(),
-            head,
+            (head, keep),
             closed.clone(),
         );
-        connections.spawn(async move {
-            connection.await;
-            drop(slot);
-        });
+        connections.spawn(connection);
     }
 }
 
 /// Serves one connection. After its first response the connection is shut down gracefully, so the
-/// client's next request goes through the Service again. A client that does not read its answer is
+/// client's next request goes through the Service again, unless it is kept. A client that does not read its answer is
 /// given up, and what its request holds at a replica with it: an HTTP/1 connection is closed, a stream
 /// of HTTP/2 is reset.
 async fn serve_connection(
@@ -202,12 +259,17 @@ async fn serve_connection(
     peer: SocketAddr,
     service: Arc<ServiceKey>,
     handler: RequestHandler,
-    head: ByteReservation,
+    (head, keep): (ByteReservation, KeptConnection),
     closed: CancellationToken,
 ) {
     set_socket_options(&stream);
     let limits = *handler.limits();
     let idle_timeout = limits.client_idle;
+    // hyper's time for a head begins with the end of the answer before
+    let (head_timeout, complete_timeout) = match handler.may_keep_clients(&service) {
+        true => (limits.kept_idle, limits.kept_idle + limits.client_stall),
+        false => (idle_timeout, limits.client_stall),
+    };
     let reads = ClientReads::default();
     let (first_request, first_response) = (CancellationToken::new(), CancellationToken::new());
     let (on_request, responded) = (first_request.clone(), first_response.clone());
@@ -222,7 +284,9 @@ async fn serve_connection(
     let head = Mutex::new(Some(head));
     let handle = service_fn(move |request: Request<Incoming>| {
         on_request.cancel();
-        let is_last_head = request.version() < Version::HTTP_2;
+        let keeps = keep.keeps();
+        // those of a connection that is kept have bytes of their own
+        let is_last_head = keeps || request.version() < Version::HTTP_2;
         let head = is_last_head.then(|| head.lock().unwrap_or_else(PoisonError::into_inner).take());
         let (handler, service, first_response, reads) = (
             handler.clone(),
@@ -236,9 +300,10 @@ async fn serve_connection(
                 peer,
                 head: head.flatten(),
                 read: response_body::take_stream_read().unwrap_or_else(|| reads.begin()),
+                keeps,
             };
             let response = handle_counted(&handler, &service, request, client).await;
-            if limits.close_clients {
+            if !keeps {
                 first_response.cancel();
             }
             Ok::<_, Infallible>(response)
@@ -248,7 +313,7 @@ async fn serve_connection(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(idle_timeout)
+        .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD_BYTES as usize);
     builder
         .http2()
@@ -268,7 +333,7 @@ async fn serve_connection(
             .is_err()
     };
     tokio::pin!(idle);
-    let stalled = reads.stalled(limits.client_stall);
+    let stalled = reads.stalled(limits.client_stall, complete_timeout);
     tokio::pin!(stalled);
     let mut closing = false;
     loop {
@@ -310,6 +375,8 @@ struct ClientRequest {
     head: Option<ByteReservation>,
     /// Lasts until the client has its answer.
     read: ClientRead,
+    /// Its connection is kept after the answer.
+    keeps: bool,
 }
 
 /// Handles a request, unless the requests of its namespace hold all bytes that they may. Until it has
@@ -320,21 +387,26 @@ async fn handle_counted(
     request: Request<Incoming>,
     client: ClientRequest,
 ) -> Response<CountedBody<ClientBody>> {
-    let ClientRequest { peer, head, read } = client;
+    let ClientRequest {
+        peer,
+        head,
+        read,
+        keeps,
+    } = client;
     let bytes = REQUEST_BYTES + head_bytes(&request);
     let room = match handler.held_bytes().reserve(&service.0, bytes) {
         Ok(room) => room,
         Err(share) => {
             let (parts, body) = request.into_parts();
             let refusal = Refusal::share_used(share);
-            let refused = handler.refuse(refusal, &parts, Some(body)).await;
+            let refused = handler.refuse(refusal, &parts, Some(body), keeps).await;
             // counted until here, as the answer is complete now
             drop(read);
             return refused.map(|body| CountedBody::new(body, head));
         }
     };
     drop(head);
-    let response = handler.handle(service, peer, request, read).await;
+    let response = handler.handle(service, peer, request, read, keeps).await;
     response.map(|body| CountedBody::new(body, Some(room)))
 }
 

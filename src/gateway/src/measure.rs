@@ -58,6 +58,7 @@ impl MeasuredGateway {
             response_idle: TIMEOUT,
             pacing: TIMEOUT,
             close_clients: !keep_clients,
+            kept_idle: TIMEOUT,
         };
         let handler = RequestHandler::new(
             routes,

@@ -17,6 +17,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::access::directory::Directory;
 use crate::balancer::ReplicaGuard;
@@ -53,8 +54,11 @@ pub(crate) struct Limits {
     /// they should.
     pub(crate) pacing: Duration,
     /// Whether a client's connection is closed after its first answer, so that its next request goes
-    /// through the Service again, to a replica if one is ready.
+    /// through the Service again, to a replica if one is ready. Those to services whose requests all go
+    /// through gateways are kept.
     pub(crate) close_clients: bool,
+    /// A kept connection without a request is closed after this long.
+    pub(crate) kept_idle: Duration,
 }
 
 /// Handles requests. Clones share all state.
@@ -69,6 +73,8 @@ struct Shared {
     body_reader: BodyReader,
     upstream: Upstream,
     limits: Limits,
+    /// The gateway leaves.
+    shutdown: CancellationToken,
 }
 
 /// The response to a request: a refusal, or a replica's response.
@@ -101,6 +107,7 @@ impl RequestHandler {
             body_reader: BodyReader::new(limits.client_idle),
             upstream: Upstream::new(limits.response_header),
             limits,
+            shutdown: CancellationToken::new(),
         }))
     }
 
@@ -128,6 +135,7 @@ impl RequestHandler {
         peer: SocketAddr,
         request: Request<Incoming>,
         read: ClientRead,
+        keeps: bool,
     ) -> ClientResponse {
         let (parts, body) = request.into_parts();
         let mut body = Some(body);
@@ -146,9 +154,14 @@ impl RequestHandler {
                     self.0.limits.response_idle,
                     self.0.metrics.clone(),
                 );
-                self.finish(parts.version, "forwarded", response.map(Either::Right))
+                self.finish(
+                    parts.version,
+                    "forwarded",
+                    response.map(Either::Right),
+                    keeps,
+                )
             }
-            Err(refusal) => self.refuse(refusal, &parts, body).await,
+            Err(refusal) => self.refuse(refusal, &parts, body, keeps).await,
         }
     }
 
@@ -158,6 +171,7 @@ impl RequestHandler {
         refusal: Refusal,
         parts: &http::request::Parts,
         body: Option<Incoming>,
+        keeps: bool,
     ) -> ClientResponse {
         let waits = parts.headers.contains_key(header::EXPECT);
         if let Some(body) = body.filter(|_| !waits && refusal.reason != RefusalReason::BodyTimeout)
@@ -165,19 +179,32 @@ impl RequestHandler {
             request_body::discard(body).await;
         }
         let response = refusal.response(Timestamp::now()).map(Either::Left);
-        self.finish(parts.version, refusal.outcome(), response)
+        self.finish(parts.version, refusal.outcome(), response, keeps)
     }
 
-    /// Counts the outcome of a request, and lets an HTTP/1 connection end with its response.
+    /// Whether connections of a service's clients may be kept after an answer: all of its requests go
+    /// through gateways, and this one stays.
+    pub(crate) fn may_keep_clients(&self, service: &ServiceKey) -> bool {
+        !self.0.shutdown.is_cancelled() && self.0.hold_queue.is_always(service)
+    }
+
+    /// Keeps no connection any more: the gateway leaves.
+    pub(crate) fn begin_shutdown(&self) {
+        self.0.shutdown.cancel();
+    }
+
+    /// Counts the outcome of a request, and lets an HTTP/1 connection end with its response, unless the
+    /// gateway `keeps` it.
     fn finish(
         &self,
         version: Version,
         outcome: &'static str,
         mut response: ClientResponse,
+        keeps: bool,
     ) -> ClientResponse {
         let requests = &self.0.metrics.requests;
         requests.get_or_create(&OutcomeLabel { outcome }).inc();
-        if version < Version::HTTP_2 && self.0.limits.close_clients {
+        if version < Version::HTTP_2 && !keeps {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -56,11 +56,13 @@ impl ClientReads {
     }
 
     /// Ends once the client has taken nothing of the connection's answer for `limit`, or of the rest
-    /// of the last one. Answers that have streams of their own end nothing but these.
-    pub(crate) async fn stalled(&self, limit: Duration) {
+    /// of the last one for `complete_limit`. Answers that have streams of their own end nothing but
+    /// these.
+    pub(crate) async fn stalled(&self, limit: Duration, complete_limit: Duration) {
         loop {
             let now = Instant::now();
-            let due = self.lock().oldest().unwrap_or(now) + limit;
+            let due = self.lock().stalled_at(limit, complete_limit);
+            let due = due.unwrap_or(now + limit.min(complete_limit));
             if due <= now {
                 return;
             }
@@ -93,10 +95,11 @@ impl ClientReads {
 }
 
 impl State {
-    fn oldest(&self) -> Option<Instant> {
-        let unread = self.unread_since.values().copied();
-        let unread = unread.filter(|_| !self.has_streams);
-        unread.chain(self.complete_since).min()
+    fn stalled_at(&self, limit: Duration, complete_limit: Duration) -> Option<Instant> {
+        let unread = self.unread_since.values().filter(|_| !self.has_streams);
+        let unread = unread.map(|since| *since + limit);
+        let complete = self.complete_since.map(|since| since + complete_limit);
+        unread.chain(complete).min()
     }
 
     fn stream_due(&self, id: u64, limit: Duration) -> Option<Instant> {

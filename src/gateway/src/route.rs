@@ -46,6 +46,8 @@ pub(crate) struct HoldPolicy {
     pub(crate) retry: ActivationRetry,
     /// Requests may start a replica.
     pub(crate) on_demand: bool,
+    /// All requests go through gateways, those too that come while a replica is ready.
+    pub(crate) always: bool,
     /// Paths whose answers need no model: requests for them are not held.
     pub(crate) paths_without_model: Vec<String>,
     /// The only paths whose requests are held, if there are any; one that ends in `/` is for all below it.
@@ -76,6 +78,7 @@ impl HoldPolicy {
             max_wakes: 0,
             retry: ActivationRetry::Idempotent,
             on_demand: false,
+            always: false,
             paths_without_model: Vec::new(),
             wake_on: Vec::new(),
             refusal: Some(refusal),
@@ -474,7 +477,8 @@ fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
         max_replicas: settings.max,
         max_wakes: settings.max_wakes,
         retry: object.spec.activation.retry,
-        on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
+        on_demand: object.spec.activation.mode != ActivationMode::Never,
+        always: object.spec.activation.mode == ActivationMode::Always,
         paths_without_model: engine.paths_without_model,
         wake_on: object.spec.activation.wake_on.clone(),
         refusal: activation.and_then(|activation| activation.refusal.clone()),

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::lenient::Lenient;
-use bursar_api::names::{GATEWAY_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::names::{
+    GATEWAY_LABEL, KIND_LABEL, SERVED_BY_GATEWAYS, SERVING_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL,
+};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
     ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
@@ -25,14 +27,17 @@ const CONTROLLER: &str = "bursar-controller";
 const CONTROLLER_POD_SELECTOR: &str =
     "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
-/// Lets nobody but Bursar remove the finalizer; whoever runs this command may be an administrator.
-const FINALIZER_GUARD: &str = "bursar-pod-accounting";
+/// Let nobody but Bursar remove the finalizer, and write its Services; whoever runs this command may be an
+/// administrator.
+const GUARDS: [&str; 2] = ["bursar-pod-accounting", "bursar-owned-objects"];
 /// A controller that stops releases its Lease within a few seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// An API server reads its policies about once a second, so new pods still get the finalizer for a
 /// moment after the policy was deleted.
 const POLICY_LAG: Duration = Duration::from_secs(3);
+/// Within this time the cluster has put the replicas of a Service that selects them again into its slices.
+const ENDPOINTS_LAG: Duration = Duration::from_secs(3);
 /// The command is done with pods after this many passes, [`POLICY_LAG`] apart, found no pod with
 /// the finalizer.
 const CLEAN_PASSES: u32 = 2;
@@ -88,8 +93,9 @@ impl<T> NotFoundAsNone<T> for Result<T, kube::Error> {
     }
 }
 
-/// Stops the controller, deletes the admission policy, removes the finalizer from all pods, deletes
-/// the EndpointSlices, and lists the services without replicas.
+/// Stops the controller, deletes the admission policy, removes the finalizer from all pods, gives the
+/// replicas back to Services whose requests went through gateways, deletes the EndpointSlices, and lists
+/// the services without replicas.
 ///
 /// # Errors
 /// The first step that failed. The command can be run again.
@@ -101,8 +107,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     })?;
     let removed = uninstall(&client, &options.namespace).await?;
     println!(
-        "removed the finalizer from {} pods and deleted {} EndpointSlices; SpendRecords remain",
-        removed.pods, removed.slices
+        "removed the finalizer from {} pods, gave their replicas back to {} Services and deleted {} EndpointSlices; SpendRecords remain",
+        removed.pods, removed.services, removed.slices
     );
     for name in services_without_replicas(&client).await? {
         println!(
@@ -116,6 +122,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 #[derive(Debug, PartialEq, Eq)]
 struct Removed {
     pods: usize,
+    services: usize,
     slices: usize,
 }
 
@@ -126,12 +133,17 @@ async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
         delete::<MutatingAdmissionPolicyBinding>(client, policy).await?;
         delete::<MutatingAdmissionPolicy>(client, policy).await?;
     }
-    let was_bound = delete::<ValidatingAdmissionPolicyBinding>(client, FINALIZER_GUARD).await?;
-    if delete::<ValidatingAdmissionPolicy>(client, FINALIZER_GUARD).await? || was_bound {
+    let mut was_guarded = false;
+    for guard in GUARDS {
+        was_guarded |= delete::<ValidatingAdmissionPolicyBinding>(client, guard).await?;
+        was_guarded |= delete::<ValidatingAdmissionPolicy>(client, guard).await?;
+    }
+    if was_guarded {
         tokio::time::sleep(POLICY_LAG).await;
     }
     Ok(Removed {
         pods: remove_all_finalizers(client).await?,
+        services: give_replicas_back(client).await?,
         slices: delete_slices(client).await?,
     })
 }
@@ -250,6 +262,45 @@ async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Resul
     Ok(())
 }
 
+/// Lets Services whose requests went through gateways select their replicas again. The slices of gateways
+/// are deleted once the cluster has followed, so requests find a replica that is ready all the time.
+async fn give_replicas_back(client: &Client) -> Result<usize, Error> {
+    let selected = ListParams::default().labels(&format!(
+        "{WORKLOAD_LABEL},{KIND_LABEL}=InferenceDeployment"
+    ));
+    let services = Api::<Lenient<Service>>::all(client.clone())
+        .list(&selected)
+        .await
+        .not_found_as_none("listing Services")?;
+    let services = services.into_iter().flatten();
+    let services = services.filter_map(|found| found.into_result().ok());
+    let is_through_gateways = |service: &Service| {
+        let spec = service.spec.as_ref();
+        let selector = spec.and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|labels| {
+            labels
+                .get(SERVING_LABEL)
+                .is_some_and(|value| value == SERVED_BY_GATEWAYS)
+        })
+    };
+    let mut given_back = 0;
+    for service in services.filter(is_through_gateways) {
+        let namespace = service.namespace().unwrap_or_default();
+        let api: Api<PartialObjectMeta<Service>> = Api::namespaced(client.clone(), &namespace);
+        let patch = json!({"spec": {"selector": {SERVING_LABEL: "true"}}});
+        let name = service.name_any();
+        let what = format!("giving its replicas back to Service {namespace}/{name}");
+        let patched = api
+            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
+        given_back += usize::from(patched.not_found_as_none(&what)?.is_some());
+    }
+    if given_back > 0 {
+        tokio::time::sleep(ENDPOINTS_LAG).await;
+    }
+    Ok(given_back)
+}
+
 async fn delete_slices(client: &Client) -> Result<usize, Error> {
     let selected = ListParams::default().labels(GATEWAY_LABEL);
     let slices = Api::<EndpointSlice>::all(client.clone())
@@ -347,7 +398,14 @@ mod tests {
             }
         };
         let (removed, ()) = tokio::join!(uninstall(&client, OPERATOR), late);
-        assert_eq!(removed.unwrap(), Removed { pods: 3, slices: 0 });
+        assert_eq!(
+            removed.unwrap(),
+            Removed {
+                pods: 3,
+                services: 0,
+                slices: 0
+            }
+        );
         assert_eq!(pods_with_finalizer(&server), Vec::<String>::new());
         let others = |pod: &Pod| pod.finalizers() == ["example.com/other"];
         assert!(
@@ -385,7 +443,14 @@ mod tests {
                 .unwrap();
         };
         let (removed, ()) = tokio::join!(uninstall(&client, OPERATOR), ending);
-        assert_eq!(removed.unwrap(), Removed { pods: 1, slices: 1 });
+        assert_eq!(
+            removed.unwrap(),
+            Removed {
+                pods: 1,
+                services: 0,
+                slices: 1
+            }
+        );
     }
 
     /// Creates an object that no type holds.
@@ -422,9 +487,57 @@ mod tests {
             create_raw::<Pod>(&client, pod).await;
         }
         let removed = uninstall(&client, OPERATOR).await.unwrap();
-        assert_eq!(removed, Removed { pods: 2, slices: 2 });
+        assert_eq!(
+            removed,
+            Removed {
+                pods: 2,
+                services: 0,
+                slices: 2
+            }
+        );
         let zero = services_without_replicas(&client).await.unwrap();
         assert_eq!(zero, ["team/chat"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn services_behind_gateways_get_their_replicas_back_before_the_gateways_go() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        let labels = json!({WORKLOAD_LABEL: "chat", KIND_LABEL: "InferenceDeployment"});
+        for (name, serving) in [("chat", SERVED_BY_GATEWAYS), ("chat-replicas", "true")] {
+            let selector = json!({WORKLOAD_LABEL: "chat", SERVING_LABEL: serving});
+            let spec = json!({"selector": selector, "ports": [{"port": 80}]});
+            let service = json!({"metadata": {"name": name, "labels": labels}, "spec": spec});
+            create_raw::<Service>(&client, service).await;
+        }
+        let theirs =
+            json!({"selector": {SERVING_LABEL: SERVED_BY_GATEWAYS}, "ports": [{"port": 80}]});
+        create_raw::<Service>(
+            &client,
+            json!({"metadata": {"name": "theirs"}, "spec": theirs}),
+        )
+        .await;
+        let labels = json!({WORKLOAD_LABEL: "chat", GATEWAY_LABEL: "true"});
+        let slice = json!({"metadata": {"name": "chat-bursar-gateway", "labels": labels}, "addressType": "IPv4", "endpoints": []});
+        create_raw::<EndpointSlice>(&client, slice).await;
+        let began = tokio::time::Instant::now();
+        let removed = uninstall(&client, OPERATOR).await.unwrap();
+        let expected = Removed {
+            pods: 0,
+            services: 1,
+            slices: 1,
+        };
+        assert_eq!(removed, expected);
+        assert!(began.elapsed() >= ENDPOINTS_LAG);
+        let serving = |name: &str| {
+            let services: Vec<Service> = server.objects();
+            let found = services.into_iter().find(|found| found.name_any() == name);
+            found.unwrap().spec.unwrap().selector.unwrap()[SERVING_LABEL].clone()
+        };
+        assert_eq!(serving("chat"), "true");
+        assert_eq!(serving("theirs"), SERVED_BY_GATEWAYS);
+        let again = uninstall(&client, OPERATOR).await.unwrap();
+        assert_eq!((again.services, again.slices), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

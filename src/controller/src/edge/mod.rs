@@ -7,7 +7,6 @@
 //! | `placement` | where pods may be placed |
 //! | `claims` | who uses which claims |
 //! | `pods` | pods, and what they ask for by claims |
-//! | `slices` | which slices of endpoints are whose |
 //! | `workloads` | workloads, budgets, endpoints |
 //! | `marks` | which changes may change what a workload owns |
 //! | `money` | prices, records, corrections, and the accounts that changed |
@@ -24,14 +23,13 @@ mod money;
 mod objects;
 mod placement;
 mod pods;
-mod slices;
 mod workloads;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bursar_api::BudgetPolicy;
-use bursar_api::names::{WORKLOAD_LABEL, gateway_slice, role_job};
+use bursar_api::names::{REPLICAS_SUFFIX, WORKLOAD_LABEL, gateway_slice, role_job};
 use bursar_api::pause::pauses;
 use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::WorkloadRef;
@@ -48,11 +46,11 @@ use self::accounts::{AccountEdge, AccountLoader};
 use self::claims::{Changes, ClaimIndex};
 use self::marks::Marks;
 use self::pods::PodEdge;
-use self::slices::SliceIndex;
 use self::workloads::WorkloadReader;
 use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
 use crate::gpu_allocation::volume_claims;
+use crate::inference::request_path::is_going_back;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::training::job;
@@ -83,7 +81,6 @@ pub(crate) struct Edge {
     /// The objects that were there when last looked at, without pods.
     known: HashMap<CachedKind, HashSet<Key>>,
     pods: PodEdge,
-    slices: SliceIndex,
     /// The TrainingJob and the role of each Job.
     role_jobs: HashMap<Key, (Key, Name)>,
     generations: HashMap<ObjectKey, i64>,
@@ -111,7 +108,6 @@ impl Edge {
             listed: BTreeSet::new(),
             known: HashMap::new(),
             pods: PodEdge::default(),
-            slices: SliceIndex::default(),
             role_jobs: HashMap::new(),
             generations: HashMap::new(),
             marks: Marks::default(),
@@ -368,16 +364,24 @@ impl Edge {
             CachedKind::Service => {
                 batch.owns_otherwise(ObjectKey::Service(key.clone()));
                 batch.owns_otherwise(ObjectKey::Job(key.clone()));
+                if let Some(service) = key.name.strip_suffix(REPLICAS_SUFFIX) {
+                    let service = Key::new(&key.namespace, service);
+                    batch.owns_otherwise(ObjectKey::Service(service));
+                }
                 cached(&stores.front_services, key).is_some()
             }
             CachedKind::EndpointSlice => {
                 let slice = cached(&stores.slices, key);
-                for service in self.slices.set(key, slice.as_deref()) {
-                    let names = self.slices.of(&service);
-                    let endpoints = batch.workloads().endpoints(&service, names);
+                let changed = lock(&context.slice_index).set(key, slice.as_deref());
+                for service in changed {
+                    let endpoints = {
+                        let index = lock(&context.slice_index);
+                        batch.workloads().endpoints(&service, index.of(&service))
+                    };
                     batch.push(endpoints);
                     // the other slices of a service are the cluster's
-                    if *gateway_slice(&service.name) == *key.name {
+                    if *gateway_slice(&service.name) == *key.name || is_going_back(stores, &service)
+                    {
                         batch.owns_otherwise(ObjectKey::Service(service));
                     }
                 }

@@ -6,7 +6,6 @@ use bursar_core::pricing::is_gpu;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use std::sync::Arc;
 
@@ -121,16 +120,4 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
         rollout,
         creation_failure: health::pod_creation_failure(found),
     }
-}
-
-/// The UIDs of the pods that a slice shows as ready.
-pub(super) fn ready_endpoints(slice: &EndpointSlice) -> impl Iterator<Item = &str> {
-    let endpoints = slice.endpoints.iter().flatten();
-    let ready = endpoints.filter(|endpoint| {
-        let conditions = endpoint.conditions.as_ref();
-        conditions
-            .and_then(|conditions| conditions.ready)
-            .unwrap_or(true)
-    });
-    ready.filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.as_deref())
 }

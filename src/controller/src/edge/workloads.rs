@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::inference::build::fnv;
 use crate::ownership::is_owned;
 use crate::priority::Priority;
+use crate::slice_index::ready_endpoints;
 use crate::training::job::{is_running, role_jobs, to_core};
 
 /// Reads workloads and budgets for one batch of events.
@@ -65,7 +66,7 @@ impl WorkloadReader<'_> {
             // what demand makes of a service that cannot be read now is not known
             paused: object.spec.scaling.paused || self.context.unreadable.contains(object),
             activation: match object.spec.activation.mode {
-                ActivationMode::OnDemand => Activation::OnDemand,
+                ActivationMode::OnDemand | ActivationMode::Always => Activation::OnDemand,
                 ActivationMode::Never => Activation::Never,
             },
             replica: self.claims.shape(self.context, &key.namespace, &spec),
@@ -192,7 +193,7 @@ impl WorkloadReader<'_> {
                 name: name.clone(),
             };
             if let Some(slice) = cached(&self.context.stores.slices, &slice) {
-                ready.extend(objects::ready_endpoints(&slice).map(Name::from));
+                ready.extend(ready_endpoints(&slice).map(Name::from));
             }
         }
         Event::Endpoints(key.clone(), ready)

@@ -117,6 +117,8 @@ async fn write_service(
     let creation_failure = deployment.and_then(|found| health::pod_creation_failure(&found));
     let namespace = &workload.namespace;
     let priority = Priority::of(context, namespace, object.spec.priority_class());
+    let port = inference::port(context, &object, now);
+    let not_woken = inference::request_path::condition(context, &object, port.is_ok());
     let parts = inference::status::StatusParts {
         decision,
         learned: view.learned,
@@ -124,7 +126,7 @@ async fn write_service(
         creation_failure: creation_failure
             .as_ref()
             .map(|creation_failure| &*creation_failure.why),
-        port: inference::port(context, &object, now),
+        port,
         spend,
         failure,
         observe_only: context.observe_only,
@@ -132,6 +134,7 @@ async fn write_service(
         unreachable: context
             .unreachable_replicas
             .condition(subject.key(), &context.namespace),
+        not_woken,
         paused: paused::condition(
             subject,
             context.paused_by(&workload.namespace),

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use bursar_api::InferenceDeployment;
 use bursar_api::engine::EngineSettings;
 use bursar_api::names::{
-    GATEWAY_LABEL, KIND_LABEL, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
-    SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice,
+    GATEWAY_LABEL, KIND_LABEL, SERVED_BY_GATEWAYS, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
+    SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice, replicas_service as replicas_service_name,
 };
 use bursar_api::spend::WorkloadKind;
 use k8s_openapi::api::apps::v1::{
@@ -177,12 +177,31 @@ fn readiness(engine: &EngineSettings) -> Probe {
     }
 }
 
-/// The Service; it selects one label more than the Deployment.
-pub(crate) fn service(object: &InferenceDeployment) -> Service {
-    let name = object.name_any();
-    let mut selector = labels(WorkloadKind::InferenceDeployment, &name);
-    selector.insert(SERVING_LABEL.to_owned(), "true".to_owned());
+/// The Service; it selects one label more than the Deployment, or no pod at all where all requests go
+/// through gateways.
+pub(crate) fn service(object: &InferenceDeployment, through_gateways: bool) -> Service {
+    let serving = match through_gateways {
+        true => SERVED_BY_GATEWAYS,
+        false => "true",
+    };
+    let spec = service_spec(object, serving);
+    named_service(object, object.name_any(), spec)
+}
+
+/// The Service that has the replicas while gateways are the endpoints of the service's own. It is headless:
+/// its name stands for the addresses of the replicas.
+pub(crate) fn replicas_service(object: &InferenceDeployment) -> Service {
     let spec = ServiceSpec {
+        cluster_ip: Some("None".to_owned()),
+        ..service_spec(object, "true")
+    };
+    named_service(object, replicas_service_name(&object.name_any()), spec)
+}
+
+fn service_spec(object: &InferenceDeployment, serving: &str) -> ServiceSpec {
+    let mut selector = labels(WorkloadKind::InferenceDeployment, &object.name_any());
+    selector.insert(SERVING_LABEL.to_owned(), serving.to_owned());
+    ServiceSpec {
         selector: Some(selector),
         ports: Some(vec![ServicePort {
             name: Some(SERVICE_PORT_NAME.to_owned()),
@@ -194,7 +213,10 @@ pub(crate) fn service(object: &InferenceDeployment) -> Service {
             ..ServicePort::default()
         }]),
         ..ServiceSpec::default()
-    };
+    }
+}
+
+fn named_service(object: &InferenceDeployment, name: String, spec: ServiceSpec) -> Service {
     Service {
         metadata: metadata(object, name, WorkloadKind::InferenceDeployment, &spec),
         spec: Some(spec),
@@ -202,19 +224,21 @@ pub(crate) fn service(object: &InferenceDeployment) -> Service {
     }
 }
 
-/// The EndpointSlice that puts the gateways into the path exactly while no replica is ready: kube-proxy uses terminating endpoints
-/// that still serve when there is no other.
+/// The EndpointSlice that puts the gateways into the path: always if they are `ready`, and otherwise exactly
+/// while no replica is ready, since kube-proxy uses terminating endpoints that still serve when there is no
+/// other.
 pub(crate) fn gateway_endpoints(
     object: &InferenceDeployment,
     port: u16,
     gateways: impl IntoIterator<Item = IpAddr>,
+    ready: bool,
 ) -> EndpointSlice {
     let mut gateways: Vec<IpAddr> = gateways.into_iter().filter(IpAddr::is_ipv4).collect();
     gateways.sort();
     let conditions = EndpointConditions {
-        ready: Some(false),
+        ready: Some(ready),
         serving: Some(true),
-        terminating: Some(true),
+        terminating: Some(!ready),
     };
     let endpoints: Vec<Endpoint> = gateways
         .into_iter()
@@ -270,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_pod_without_the_serving_label_stays_its_deployments() {
-        let (deployment, service) = (deployment(&chat(), 2), service(&chat()));
+        let (deployment, service) = (deployment(&chat(), 2), service(&chat(), false));
         let spec = deployment.spec;
         let pod = spec.template.metadata.unwrap().labels.unwrap();
         let selected = spec.selector.match_labels.unwrap();
@@ -340,11 +364,37 @@ mod tests {
     }
 
     #[test]
+    fn where_all_requests_go_through_gateways_no_pod_is_an_endpoint_of_the_service() {
+        let pod = deployment(&chat(), 1).spec.template.metadata.unwrap();
+        let pod = pod.labels.unwrap();
+        let selects = |service: &Service| {
+            let selector = service.spec.as_ref().unwrap().selector.as_ref().unwrap();
+            selector
+                .iter()
+                .all(|(label, value)| pod.get(label) == Some(value))
+        };
+        let (front, replicas) = (service(&chat(), true), replicas_service(&chat()));
+        assert!(!selects(&front) && selects(&replicas) && selects(&service(&chat(), false)));
+        assert_eq!(replicas.name_any(), "chat-replicas");
+        assert_eq!(front.labels(), replicas.labels());
+        let (front, replicas) = (front.spec.unwrap(), replicas.spec.unwrap());
+        assert_eq!(front.ports, replicas.ports);
+        assert_eq!(replicas.cluster_ip.as_deref(), Some("None"));
+        let slice = gateway_endpoints(&chat(), 20_000, ["10.0.0.1".parse().unwrap()], true);
+        let conditions = slice.endpoints.unwrap()[0].conditions.clone().unwrap();
+        assert_eq!(
+            (conditions.ready, conditions.serving, conditions.terminating),
+            (Some(true), Some(true), Some(false))
+        );
+    }
+
+    #[test]
     fn gateways_are_endpoints_of_last_resort() {
         let slice = gateway_endpoints(
             &chat(),
             20_000,
             ["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+            false,
         );
         let endpoints = slice.endpoints.unwrap();
         assert_eq!(

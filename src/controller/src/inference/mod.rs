@@ -1,19 +1,20 @@
 //! InferenceDeployments: build what they own, carry out orders, and say how they are.
 
 pub(crate) mod build;
+pub(crate) mod request_path;
 pub(crate) mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::names::gateway_slice;
+use bursar_api::names::{gateway_slice, replicas_service};
 use bursar_core::model::{Key, Name};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -23,6 +24,7 @@ use crate::api_calls::{
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::executor::ServiceChange;
+use crate::inference::request_path::{PathState, RequestPath};
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::owned_fields::service_patch;
@@ -56,13 +58,60 @@ pub(crate) async fn apply(
     apply_order(context, key, &object, change, now)
         .await
         .map_err(Unapplied::before_order)?;
-    let service = apply_service(context, key, &object, now).await;
-    let slice = apply_slice(context, key, &object, now).await;
+    let path = apply_path(context, key, &object, now).await;
     let edits = put_back_edits(context, key, &object, now).await;
-    service
-        .and(slice)
-        .and(edits)
-        .map_err(Unapplied::after_order)
+    path.and(edits).map_err(Unapplied::after_order)
+}
+
+/// The next step of the way of requests: what fails keeps none of the rest from being as it should. Gateways
+/// come into the path before replicas leave it, so the slice goes before the Service.
+async fn apply_path(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let port = port(context, object, now).ok();
+    let path = RequestPath::next(PathState::of(context, object, port.is_some()));
+    let replicas = match path.replicas_service {
+        true => apply_service(context, key, build::replicas_service(object), now).await,
+        false => delete_replicas_service(context, key, object).await,
+    };
+    let slice = apply_slice(context, key, object, (port, path.gateways_ready), now).await;
+    let front = build::service(object, path.through_gateways);
+    let front = apply_service(context, key, front, now).await;
+    front.and(slice).and(replicas)
+}
+
+/// Deletes the Service of the replicas, if the service owns one that it does not need.
+async fn delete_replicas_service(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+) -> Result<(), ApiError> {
+    let name = replicas_service(&key.name);
+    let found = cached(
+        &context.stores.front_services,
+        &Key::new(&key.namespace, &name),
+    );
+    let is_ours = |found: &Arc<Service>| {
+        let is_kept = found.metadata.deletion_timestamp.is_none();
+        is_kept && is_owned(&**found, object.metadata.uid.as_deref())
+    };
+    let Some(found) = found.filter(is_ours) else {
+        return Ok(());
+    };
+    let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: found.uid(),
+            resource_version: found.resource_version(),
+        }),
+        ..DeleteParams::default()
+    };
+    with_timeout("delete Service", api.delete(&name, &params))
+        .await
+        .map(drop)
 }
 
 /// Keeps the gateways' endpoints of a paused service current, and changes nothing else: they answer
@@ -79,12 +128,14 @@ pub(crate) async fn apply_endpoints(
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let slice = Key::new(&key.namespace, &gateway_slice(&key.name));
     let slice = cached(&context.stores.slices, &slice);
-    match object.filter(|_| slice.is_some()) {
-        None => Ok(()),
-        Some(object) => apply_slice(context, key, &object, now)
-            .await
-            .map_err(Unapplied::after_order),
-    }
+    let Some(object) = object.filter(|_| slice.is_some()) else {
+        return Ok(());
+    };
+    let port = port(context, &object, now).ok();
+    let state = PathState::of(context, &object, port.is_some());
+    apply_slice(context, key, &object, (port, state.has_gateways()), now)
+        .await
+        .map_err(Unapplied::after_order)
 }
 
 /// Tells the pods and the Deployment what was ordered.
@@ -112,13 +163,13 @@ async fn apply_order(
 async fn apply_service(
     context: &Context,
     key: &Key,
-    object: &InferenceDeployment,
+    wanted: Service,
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    context.check_readable::<Service>(&key.namespace, &key.name)?;
+    let name = Key::new(&key.namespace, &wanted.name_any());
+    context.check_readable::<Service>(&name.namespace, &name.name)?;
     let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
-    let found = cached(&context.stores.front_services, key);
-    let wanted = build::service(object);
+    let found = cached(&context.stores.front_services, &name);
     let edited = found
         .as_deref()
         .filter(|found| is_as_asked(*found, &wanted));
@@ -132,11 +183,12 @@ async fn apply_service(
         .map(drop)
 }
 
-/// The endpoints by which the gateways serve.
+/// The endpoints by which the gateways serve on this port, if the service has one.
 async fn apply_slice(
     context: &Context,
     key: &Key,
     object: &InferenceDeployment,
+    (port, ready): (Option<u16>, bool),
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let slice = Key {
@@ -144,11 +196,9 @@ async fn apply_slice(
         name: gateway_slice(&key.name).into(),
     };
     context.check_readable::<EndpointSlice>(&slice.namespace, &slice.name)?;
-    let Ok(port) = port(context, object, now) else {
-        return Ok(());
-    };
+    let Some(port) = port else { return Ok(()) };
     let gateways = lock(&context.index).gateways(&context.namespace);
-    let wanted = build::gateway_endpoints(object, port, gateways);
+    let wanted = build::gateway_endpoints(object, port, gateways, ready);
     let (endpoints, ports) = (wanted.endpoints.clone(), wanted.ports.clone());
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
     let found = cached(&context.stores.slices, &slice);

@@ -45,6 +45,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) priority_limit: Option<ConditionState>,
     /// The condition that says so, if gateways cannot connect to a replica that is ready.
     pub(crate) unreachable: Option<ConditionState>,
+    /// The condition that says so, if requests do not wake it by its Service.
+    pub(crate) not_woken: Option<ConditionState>,
     /// The condition that says so, if it is paused.
     pub(crate) paused: Option<ConditionState>,
     pub(crate) now: Timestamp,
@@ -104,6 +106,7 @@ pub(crate) fn next(
     says.extend(parts.priority_limit.clone());
     // what was ready while they tried is not any more
     says.extend(parts.unreachable.clone().filter(|_| ready > 0));
+    says.extend(parts.not_woken.clone());
     says.extend(parts.paused.clone());
     says.extend(parts.port.err().and_then(NoPort::condition));
     status.conditions = conditions::updated_conditions(
@@ -343,6 +346,7 @@ mod tests {
                 observe_only: false,
                 priority_limit: None,
                 unreachable: None,
+                not_woken: None,
                 paused: None,
                 now: self.now,
             };

@@ -232,6 +232,7 @@ impl Leader {
             metrics,
             orders_wait: AtomicBool::new(false),
             index: Mutex::default(),
+            slice_index: Mutex::default(),
             sharing: Mutex::default(),
             first_accounts: Mutex::default(),
             measured: Arc::new(Mutex::new(PowerReadings::new(world.now))),
@@ -404,12 +405,18 @@ impl Leader {
             first_held_at: (world.held() > 0).then_some(world.now),
             connect_error: None,
         };
-        let message = Message {
+        let mut message = Message {
             gateway: "gateway".to_owned(),
             at: world.now,
             services: vec![demand],
         };
         self.actor.note_event(gateways::demand(&message));
+        // one gateway holds them all
+        message.services.clear();
+        for pod in world.pods().iter().filter(|pod| pod::is_gateway(pod)) {
+            pod::uid(pod).clone_into(&mut message.gateway);
+            self.actor.note_event(gateways::demand(&message));
+        }
     }
 }
 

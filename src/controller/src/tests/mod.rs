@@ -26,6 +26,7 @@ mod ports;
 mod prices;
 mod priority;
 mod refused_pods;
+mod request_path;
 mod role_restarts;
 mod roles;
 mod service;

@@ -4,6 +4,7 @@ mod callers;
 mod cold_start;
 mod headers;
 mod holding;
+mod kept;
 mod limits;
 mod process;
 mod replicas;
@@ -37,6 +38,7 @@ const LIMITS: Limits = Limits {
     response_idle: TIMEOUT,
     pacing: TIMEOUT,
     close_clients: true,
+    kept_idle: TIMEOUT,
 };
 
 /// A gateway for the one service ns/chat.

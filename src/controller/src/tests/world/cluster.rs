@@ -2,7 +2,7 @@
 //! and the endpoints.
 
 use bursar_api::lenient::Lenient;
-use bursar_api::names::{DELETION_COST_ANNOTATION, SERVING_LABEL, SPEND_FINALIZER};
+use bursar_api::names::{DELETION_COST_ANNOTATION, KIND_LABEL, SERVING_LABEL, SPEND_FINALIZER};
 use bursar_api::{InferenceDeployment, TrainingJob};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
@@ -403,26 +403,29 @@ impl World {
         .await;
     }
 
+    /// The slices of Services that select replicas, as the cluster makes them.
     async fn endpoints(&mut self) {
-        for service in self.server.objects::<Service>() {
-            let name = service.name_any();
-            if service
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.cluster_ip.as_deref())
-                == Some("None")
-            {
+        let services = self.server.objects::<Service>();
+        for service in &services {
+            if service.labels().get(KIND_LABEL).map(String::as_str) != Some("InferenceDeployment") {
                 continue;
             }
+            let name = service.name_any();
+            let spec = service.spec.as_ref();
+            let selector = spec
+                .and_then(|spec| spec.selector.clone())
+                .unwrap_or_default();
             let serving = self.pods().into_iter().filter(|pod| {
+                let mut selected = selector.iter();
                 pod::is_ready(pod)
-                    && pod.labels().contains_key(SERVING_LABEL)
+                    && selected.all(|(label, value)| pod.labels().get(label) == Some(value))
                     && pod.metadata.deletion_timestamp.is_none()
             });
             let endpoints: Vec<Value> = serving
                 .map(|pod| json!({"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "uid": pod.uid()}}))
                 .collect();
-            let labels = json!({"bursar.dev/workload": name, "bursar.dev/kind": "InferenceDeployment", "kubernetes.io/service-name": name});
+            let mut labels = service.labels().clone();
+            labels.insert("kubernetes.io/service-name".to_owned(), name.clone());
             let owner = service
                 .controller_owner_ref(&())
                 .map(|_| service.owner_references().to_vec());
@@ -441,6 +444,16 @@ impl World {
                 .patch(&format!("{name}-x"), &params, &Patch::Apply(slice))
                 .await
                 .unwrap();
+        }
+        // those of a Service that is gone go with it
+        for slice in self.server.objects::<EndpointSlice>() {
+            let name = slice.name_any();
+            let Some(of) = name.strip_suffix("-x") else {
+                continue;
+            };
+            if !services.iter().any(|service| service.name_any() == of) {
+                self.delete::<EndpointSlice>(&name).await;
+            }
         }
     }
 

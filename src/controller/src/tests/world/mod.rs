@@ -187,6 +187,43 @@ impl World {
         .await;
     }
 
+    /// The gateway of this name is ready from now on, or is not.
+    pub(super) async fn set_gateway(&self, name: &str, ready: bool) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), OPERATOR);
+        if api.get_opt(name).await.unwrap().is_none() {
+            let labels = json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway"});
+            let pod = json!({
+                "metadata": {"name": name, "labels": labels},
+                "spec": {"nodeName": "other", "containers": [{"name": "c", "image": "gateway"}]},
+            });
+            let pod = serde_json::from_value(pod).unwrap();
+            api.create(&PostParams::default(), &pod).await.unwrap();
+        }
+        let conditions = json!([{"type": "Ready", "status": if ready { "True" } else { "False" }}]);
+        let status =
+            json!({"status": {"phase": "Running", "podIP": "10.0.9.1", "conditions": conditions}});
+        let params = PatchParams::default();
+        api.patch_status(name, &params, &Patch::Merge(status))
+            .await
+            .unwrap();
+    }
+
+    /// The gateway of this name is gone.
+    pub(super) async fn delete_gateway(&self, name: &str) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), OPERATOR);
+        let at_once = DeleteParams::default().grace_period(0);
+        api.delete(name, &at_once).await.unwrap();
+    }
+
+    /// Sets `activation` of the service.
+    pub(super) async fn set_activation(&self, activation: Value) {
+        let patch = Patch::Merge(json!({"spec": {"activation": activation}}));
+        self.api::<InferenceDeployment>()
+            .patch("chat", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
     pub(super) async fn create_job(&self, priority_class: Option<&str>) {
         let mut job = gang("train", 2);
         job["spec"]["priorityClassName"] = json!(priority_class);

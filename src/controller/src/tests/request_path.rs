@@ -1,0 +1,317 @@
+//! `activation.mode: Always`: all requests through gateways, there and back, with a ready endpoint at each
+//! moment.
+
+use std::collections::BTreeSet;
+
+use bursar_api::InferenceDeployment;
+use bursar_apitest::faults::Faults;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::leader::Leader;
+use super::sweep::{Stage, every_crash, undisturbed};
+use super::world::NAMESPACE;
+
+const GATEWAY: &str = "gateway";
+
+/// The Service of this name, if it is there.
+fn service(stage: &Stage, name: &str) -> Option<Service> {
+    let all: Vec<Service> = stage.world.server.objects();
+    all.into_iter().find(|found| found.name_any() == name)
+}
+
+/// The value of the label by which a Service selects pods that serve.
+fn selects(stage: &Stage, name: &str) -> String {
+    let selector = service(stage, name).unwrap().spec.unwrap().selector;
+    selector.unwrap()["bursar.dev/serving"].clone()
+}
+
+/// The ready endpoints of a Service, by the slices that have its name: gateways, and UIDs of pods.
+fn ready(stage: &Stage, name: &str) -> (usize, BTreeSet<String>) {
+    let slices: Vec<EndpointSlice> = stage.world.server.objects();
+    let own = slices.iter().filter(|slice| {
+        let label = slice.labels().get("kubernetes.io/service-name");
+        label.is_some_and(|label| label == name)
+    });
+    let endpoints = own.flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints.filter(|each| each.conditions.as_ref().unwrap().ready == Some(true));
+    let (pods, gateways): (Vec<_>, Vec<_>) = ready.partition(|each| each.target_ref.is_some());
+    let uid = |endpoint: &&_| -> Option<String> {
+        let endpoint: &k8s_openapi::api::discovery::v1::Endpoint = endpoint;
+        endpoint.target_ref.as_ref()?.uid.clone()
+    };
+    (gateways.len(), pods.iter().filter_map(uid).collect())
+}
+
+/// The UIDs of the service's pods.
+fn pods(stage: &Stage) -> BTreeSet<String> {
+    let replicas = stage.world.pods().into_iter().filter(|pod| {
+        let is_gateway = pod.name_any() == GATEWAY;
+        !is_gateway && pod.metadata.deletion_timestamp.is_none()
+    });
+    replicas.filter_map(|pod: Pod| pod.uid()).collect()
+}
+
+/// A service with a ready replica and a gateway.
+async fn warm(stage: &mut Stage) {
+    stage.world.set_gateway(GATEWAY, true).await;
+    stage.world.create_chat(1).await;
+    stage.seconds(10).await;
+    assert_eq!(ready(stage, "chat"), (0, pods(stage)));
+    assert_eq!(service(stage, "chat-replicas"), None);
+}
+
+/// Seconds in each of which a client that uses ready endpoints alone finds one.
+async fn reachable(stage: &mut Stage, seconds: usize) {
+    for _ in 0..seconds {
+        stage.seconds(1).await;
+        let (gateways, pods) = ready(stage, "chat");
+        assert!(gateways + pods.len() > 0, "no ready endpoint");
+    }
+}
+
+fn replicas(stage: &Stage) -> Option<i32> {
+    let found: Vec<Deployment> = stage.world.server.objects();
+    found.first().and_then(|found| found.spec.replicas)
+}
+
+/// To gateways and back.
+fn there_and_back(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        warm(stage).await;
+        let before = service(stage, "chat").unwrap();
+        stage.world.set_activation(json!({"mode": "Always"})).await;
+        reachable(stage, 7).await;
+        assert_eq!(selects(stage, "chat"), "by-gateways");
+        assert_eq!(ready(stage, "chat"), (1, BTreeSet::new()));
+        assert_eq!(ready(stage, "chat-replicas"), (0, pods(stage)));
+        stage
+            .world
+            .set_activation(json!({"mode": "OnDemand"}))
+            .await;
+        reachable(stage, 7).await;
+        assert_eq!(ready(stage, "chat"), (0, pods(stage)));
+        assert_eq!(service(stage, "chat-replicas"), None);
+        let after = service(stage, "chat").unwrap();
+        assert_eq!(after.uid(), before.uid(), "so its address stays");
+        assert_eq!(after.spec, before.spec);
+        stage.world.delete_gateway(GATEWAY).await;
+        stage.world.delete::<InferenceDeployment>("chat").await;
+    }
+    .boxed_local()
+}
+
+#[tokio::test]
+async fn a_service_goes_to_gateways_and_back_and_has_a_ready_endpoint_all_the_time() {
+    undisturbed(there_and_back).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_write_of_a_switch_changes_nothing_in_the_end() {
+    every_crash(there_and_back).await;
+}
+
+#[tokio::test]
+async fn a_competing_write_before_any_write_of_a_switch_changes_nothing_in_the_end() {
+    let writes = undisturbed(there_and_back).await;
+    for write in 0..writes {
+        let mut stage = Stage::new(Faults::default()).await;
+        let client = stage.world.server.client();
+        let server = stage.world.server.clone();
+        let acts = async move {
+            touch::<Service>(&client, &server).await;
+            touch::<EndpointSlice>(&client, &server).await;
+        };
+        stage.leader = Leader::new(&stage.world, Faults::competing_write(write, acts));
+        there_and_back(&mut stage).await;
+    }
+}
+
+/// Somebody notes something on every object of a kind.
+async fn touch<K>(client: &kube::Client, server: &bursar_apitest::Server)
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"rival": "was-here"}}}));
+    for object in server.objects::<K>() {
+        let params = PatchParams::default();
+        api.patch(&object.name_any(), &params, &patch)
+            .await
+            .unwrap();
+    }
+}
+
+/// A service whose requests all go through gateways, with this in its `activation`.
+async fn through_gateways(mut activation: Value) -> Stage {
+    let mut stage = Stage::new(Faults::default()).await;
+    warm(&mut stage).await;
+    activation["mode"] = json!("Always");
+    stage.world.set_activation(activation).await;
+    stage.seconds(6).await;
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    stage
+}
+
+#[tokio::test]
+async fn replicas_behind_gateways_drain_by_the_endpoints_of_their_own_service() {
+    let mut stage = through_gateways(json!({})).await;
+    stage.world.requests = 12;
+    reachable(&mut stage, 12).await;
+    assert_eq!(replicas(&stage), Some(3));
+    assert_eq!(ready(&stage, "chat-replicas"), (0, pods(&stage)));
+    stage.world.requests = 2;
+    reachable(&mut stage, 16).await;
+    assert_eq!(replicas(&stage), Some(1));
+    assert_eq!(ready(&stage, "chat-replicas"), (0, pods(&stage)));
+    assert_eq!(stage.world.cut, [] as [&str; 0]);
+}
+
+/// The condition `RequestsWake`: its reason and message.
+fn requests_wake(stage: &Stage) -> Option<(String, String)> {
+    let services: Vec<InferenceDeployment> = stage.world.server.objects();
+    let conditions = services.first()?.status.as_ref()?.conditions.iter();
+    let mut found = conditions.filter(|each| each.type_ == "RequestsWake");
+    found
+        .next()
+        .map(|each| (each.reason.clone(), each.message.clone()))
+}
+
+#[tokio::test]
+async fn at_rest_a_service_behind_gateways_is_not_written_at_zero_either() {
+    let mut stage = through_gateways(json!({})).await;
+    let patch = Patch::Merge(json!({"spec": {"minReplicas": 0}}));
+    let api = stage.world.api::<InferenceDeployment>();
+    api.patch("chat", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    stage.seconds(25).await;
+    assert_eq!(replicas(&stage), Some(0));
+    assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()));
+    let writes = stage.leader.faults.writes();
+    stage.seconds(20).await;
+    assert_eq!(stage.leader.faults.writes(), writes);
+    assert_eq!(requests_wake(&stage), None);
+    stage
+        .world
+        .set_activation(json!({"mode": "OnDemand"}))
+        .await;
+    stage.seconds(6).await;
+    assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()), "a last resort");
+    assert_eq!(service(&stage, "chat-replicas"), None);
+}
+
+#[tokio::test]
+async fn without_a_gateway_requests_go_to_replicas_and_through_gateways_once_there_is_one() {
+    let mut stage = through_gateways(json!({})).await;
+    stage.world.set_gateway(GATEWAY, false).await;
+    // it may just have been slow
+    stage.seconds(3).await;
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    stage.seconds(6).await;
+    assert_eq!(selects(&stage, "chat"), "true");
+    assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
+    let (reason, why) = requests_wake(&stage).unwrap();
+    assert_eq!(reason, "GatewaysNotInPath");
+    assert!(why.contains("no gateway takes its requests"), "{why}");
+    stage.world.set_gateway(GATEWAY, true).await;
+    reachable(&mut stage, 8).await;
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    assert_eq!(requests_wake(&stage), None);
+}
+
+#[tokio::test]
+async fn whom_only_gateways_turn_away_reaches_no_replica_where_there_is_no_gateway() {
+    let only = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
+    let mut stage = through_gateways(json!({"allowFrom": only})).await;
+    stage.world.delete_gateway(GATEWAY).await;
+    stage.seconds(10).await;
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()));
+    let (reason, why) = requests_wake(&stage).unwrap();
+    assert_eq!(reason, "GatewaysNotInPath");
+    assert!(why.contains("refused"), "{why}");
+}
+
+/// A tenant has a Service of that name.
+#[tokio::test]
+async fn a_service_whose_name_for_replicas_is_taken_stays_as_it_is_and_says_so() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let theirs = json!({"metadata": {"name": "chat-replicas"}, "spec": {"selector": {"app": "own"}, "ports": [{"port": 1}]}});
+    stage.world.create::<Service>(theirs).await;
+    stage.world.set_gateway(GATEWAY, true).await;
+    stage.world.create_chat(1).await;
+    stage.world.set_activation(json!({"mode": "Always"})).await;
+    for _ in 0..15 {
+        stage.world.turn().await;
+        let view = super::leader::View::of(&stage.world);
+        stage.leader.reconcile(&stage.world, &view).await.ok();
+    }
+    assert_eq!(selects(&stage, "chat"), "true");
+    assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
+    let theirs = service(&stage, "chat-replicas").unwrap().spec.unwrap();
+    assert_eq!(theirs.selector.unwrap()["app"], "own");
+    let (reason, why) = requests_wake(&stage).unwrap();
+    assert_eq!(reason, "GatewaysNotInPath");
+    assert!(why.contains("Service chat-replicas is not there"), "{why}");
+    let services: Vec<InferenceDeployment> = stage.world.server.objects();
+    let status = serde_json::to_string(&services[0].status).unwrap();
+    let foreign = "Service chat-replicas exists and is not Bursar's";
+    assert!(status.contains(foreign), "{status}");
+}
+
+#[tokio::test]
+async fn edits_of_either_service_are_put_back_and_one_that_is_deleted_is_made_again() {
+    let mut stage = through_gateways(json!({})).await;
+    let before = ["chat", "chat-replicas"].map(|name| service(&stage, name).unwrap().spec);
+    let api = stage.world.api::<Service>();
+    let edit = Patch::Merge(json!({"spec": {
+        "selector": {"bursar.dev/serving": "true", "app": "other"}, "ports": [{"port": 1}],
+    }}));
+    for name in ["chat", "chat-replicas"] {
+        api.patch(name, &PatchParams::default(), &edit)
+            .await
+            .unwrap();
+    }
+    reachable(&mut stage, 4).await;
+    let after = ["chat", "chat-replicas"].map(|name| service(&stage, name).unwrap().spec);
+    assert_eq!(after, before);
+    api.delete("chat-replicas", &DeleteParams::default())
+        .await
+        .unwrap();
+    reachable(&mut stage, 4).await;
+    assert_eq!(service(&stage, "chat-replicas").unwrap().spec, before[1]);
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+}
+
+#[tokio::test]
+async fn a_paused_service_stays_on_its_way_until_it_is_resumed() {
+    let mut stage = through_gateways(json!({})).await;
+    super::pause::set(&stage.world, json!({"namespace.team": "since now"})).await;
+    stage
+        .world
+        .set_activation(json!({"mode": "OnDemand"}))
+        .await;
+    reachable(&mut stage, 8).await;
+    assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()));
+    // the endpoints are kept current, as they are
+    stage.world.delete_gateway(GATEWAY).await;
+    stage.seconds(3).await;
+    assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()));
+    stage.world.set_gateway(GATEWAY, true).await;
+    stage.seconds(3).await;
+    assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()));
+    super::pause::set(&stage.world, json!({"namespace.team": null})).await;
+    reachable(&mut stage, 8).await;
+    assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
+}
