@@ -2,6 +2,7 @@
 //! gangs. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
 //! other scenarios.
 
+mod always;
 mod budgets;
 mod careful;
 mod engines;
@@ -151,6 +152,16 @@ fn requests() -> Vec<Scenario> {
             "engines_other_than_vllm_go_to_zero_and_back",
             5,
             engines::go_to_zero_and_back,
+        ),
+        Scenario::new(
+            "a_client_of_ready_endpoints_wakes_a_service_behind_gateways",
+            4,
+            always::wakes_by_ready_endpoints,
+        ),
+        Scenario::new(
+            "a_switch_to_gateways_and_back_under_load_loses_no_request",
+            4,
+            always::switches_under_load,
         ),
         Scenario::new(
             "a_burst_starts_nothing_that_would_come_too_late",
