@@ -51,9 +51,12 @@ pub(crate) enum Command {
         after_help = "Example: kubectl bursar report --month 2026-11 -A --by gpu,capacity -o csv -O november.csv"
     )]
     Report(ReportArgs),
-    /// List objects that Bursar cannot read, with the field and what would be right. Exits with 1 if
-    /// there are any.
-    #[command(after_help = "Example: kubectl bursar check -A")]
+    /// List objects that Bursar cannot read, with the field and what would be right; or, of a service, say
+    /// what of the ways to it keeps requests from waking it. Exits with 1 if anything is found; what cannot
+    /// be seen is said to be unknown, and no reason for that.
+    #[command(
+        after_help = "Example: kubectl bursar check -A\nExample: kubectl bursar check infd/chat -n team"
+    )]
     Check(CheckArgs),
     /// Import prices into the cluster, or find nodes without one.
     Prices {

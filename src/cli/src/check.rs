@@ -1,5 +1,7 @@
 //! `kubectl bursar check`: the objects of Bursar's kinds that cannot be read, and what would be
-//! right.
+//! right; and what keeps requests from waking a service.
+
+mod ways_in;
 
 use bursar_api::lenient::{Lenient, Unreadable, Validate};
 use bursar_api::{
@@ -10,7 +12,8 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::client::api_error;
+use crate::client::{Installation, api_error};
+use crate::explain::{ObjectKind, ObjectRef};
 use crate::spend_records::Scope;
 
 /// Objects that are listed at a time.
@@ -19,15 +22,48 @@ const PAGE_SIZE: u32 = 500;
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
+    /// A service, infd/NAME, whose ways in are looked at, in place of all objects.
+    #[arg(conflicts_with = "all_namespaces")]
+    object: Option<ObjectRef>,
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    installation: Installation,
 }
+
+/// Checks all objects, or one service. Returns the findings in words, and whether all is as it should be.
+///
+/// # Errors
+/// The service cannot be looked at.
+pub(crate) async fn run(client: &Client, args: &CheckArgs) -> Result<(String, bool), CheckError> {
+    let Some(object) = &args.object else {
+        let found = unreadable(client, &args.scope).await;
+        let complete = found.complete();
+        return Ok((found.text, complete));
+    };
+    let (kind, name) = (object.kind, &object.name);
+    if kind != ObjectKind::Service {
+        let kind = kind.as_str();
+        return Err(CheckError(format!(
+            "check looks at the ways in of services alone, infd/NAME: no request reaches a {kind}. Without a name it looks at all objects"
+        )));
+    }
+    let namespace = args.scope.namespace(client).unwrap_or_default();
+    let operator = &args.installation.operator_namespace;
+    let checked = ways_in::run(client, (&namespace, name), operator).await;
+    checked.map_err(CheckError)
+}
+
+/// Why a service cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct CheckError(String);
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Findings {
+struct Findings {
     /// The findings in words; each line ends with a newline.
-    pub(crate) text: String,
+    text: String,
     read: usize,
     unreadable: usize,
     unlisted: usize,
@@ -35,15 +71,15 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// True if all objects were listed and can be read.
-    pub(crate) fn complete(&self) -> bool {
+    fn complete(&self) -> bool {
         self.unreadable + self.unlisted == 0
     }
 }
 
 /// Reads all objects of Bursar's kinds: those of one namespace or of all, and those of the cluster.
 /// A kind that cannot be listed is a finding as well.
-pub(crate) async fn run(client: &Client, args: &CheckArgs) -> Findings {
-    let namespace = args.scope.namespace(client);
+async fn unreadable(client: &Client, scope: &Scope) -> Findings {
+    let namespace = scope.namespace(client);
     let mut found = Findings::default();
     macro_rules! namespaced {
         ($($kind:ident),*) => {$({
@@ -169,7 +205,21 @@ mod tests {
             namespace: namespace.map(str::to_owned),
             all_namespaces: namespace.is_none(),
         };
-        run(&server.client(), &CheckArgs { scope }).await
+        unreadable(&server.client(), &scope).await
+    }
+
+    #[tokio::test]
+    async fn no_request_reaches_a_job_so_it_has_no_ways_in() {
+        let server = Server::new(&["team"]);
+        for object in ["tj/train", "budget/team"] {
+            let words = ["kubectl bursar", "check", object, "-n", "team"];
+            let arguments = <crate::args::Arguments as clap::Parser>::try_parse_from(words);
+            let crate::args::Command::Check(args) = arguments.unwrap().command else {
+                unreachable!("{object}")
+            };
+            let error = run(&server.client(), &args).await.unwrap_err().to_string();
+            assert!(error.contains("infd/NAME"), "{error}");
+        }
     }
 
     #[tokio::test]

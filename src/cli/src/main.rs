@@ -4,7 +4,7 @@
 //! | module | subject |
 //! |---|---|
 //! | `args` | the command line |
-//! | `check` | objects that cannot be read |
+//! | `check` | objects that cannot be read, and what keeps requests from waking a service |
 //! | `completion` | completion of the command line in a shell |
 //! | `client` | the client for the cluster, and errors in words |
 //! | `explain` | the last decision, and what figures of money are the sum of |
@@ -71,9 +71,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Command::Top(args) => top::run(&client().await?, &args).await?,
         Command::Report(args) => report::run(client, &args).await?,
         Command::Check(args) => {
-            let found = check::run(&client().await?, &args).await;
-            print!("{}", found.text);
-            if !found.complete() {
+            let (text, is_fine) = check::run(&client().await?, &args).await?;
+            print!("{text}");
+            if !is_fine {
                 return Ok(ExitCode::FAILURE);
             }
         }
