@@ -69,6 +69,15 @@ struct Version {
     urgent: u64,
 }
 
+/// How soon subscribers are told of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tell {
+    AtOnce,
+    Soon,
+    /// With what is told next: the leader decides nothing by it.
+    Later,
+}
+
 /// The counts of this gateway for all services. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct DemandTracker {
@@ -89,13 +98,13 @@ impl DemandTracker {
         }
     }
 
-    /// Changes the counts. `update` returns a value, and whether subscribers must be told at once.
-    fn update<T>(&self, update: impl FnOnce(&mut State) -> (T, bool)) -> T {
-        let (value, urgent) =
-            update(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.version.send_modify(|version| {
-            version.change += 1;
-            version.urgent += u64::from(urgent);
+    /// Changes the counts. `update` returns a value, and how soon subscribers are told.
+    fn update<T>(&self, update: impl FnOnce(&mut State) -> (T, Tell)) -> T {
+        let (value, tell) = update(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.version.send_if_modified(|version| {
+            version.change += u64::from(tell != Tell::Later);
+            version.urgent += u64::from(tell == Tell::AtOnce);
+            tell != Tell::Later
         });
         value
     }
@@ -107,12 +116,16 @@ impl DemandTracker {
             let counts = state.services.get(service);
             let before = counts.map_or(0, |counts| counts.held.len());
             if before >= max as usize {
-                return (None, false);
+                return (None, Tell::Later);
             }
             state.next_id += 1;
             let counts = state.services.entry(service.clone()).or_default();
             counts.held.insert((now, state.next_id));
-            (Some(state.next_id), before == 0)
+            let tell = match before {
+                0 => Tell::AtOnce,
+                _ => Tell::Soon,
+            };
+            (Some(state.next_id), tell)
         })?;
         self.metrics.held.inc();
         Some(HeldGuard {
@@ -140,7 +153,7 @@ impl DemandTracker {
                 last: now,
                 error: error.chars().take(MAX_CONNECT_ERROR).collect(),
             });
-            ((), false)
+            ((), Tell::Soon)
         });
     }
 
@@ -149,8 +162,11 @@ impl DemandTracker {
         self.update(|state| {
             let counts = state.services.entry(service.clone()).or_default();
             counts.in_flight += 1;
-            counts.connect_failure = None;
-            ((), false)
+            let tell = match counts.connect_failure.take() {
+                Some(_) => Tell::Soon,
+                None => Tell::Later,
+            };
+            ((), tell)
         });
         self.metrics.in_flight.inc();
         InFlightGuard {
@@ -159,7 +175,7 @@ impl DemandTracker {
         }
     }
 
-    fn remove(&self, service: &ServiceKey, change: impl FnOnce(&mut ServiceCounts)) {
+    fn remove(&self, service: &ServiceKey, tell: Tell, change: impl FnOnce(&mut ServiceCounts)) {
         self.update(|state| {
             if let Some(counts) = state.services.get_mut(service) {
                 change(counts);
@@ -167,7 +183,7 @@ impl DemandTracker {
                     state.services.remove(service);
                 }
             }
-            ((), false)
+            ((), tell)
         });
     }
 
@@ -264,7 +280,7 @@ pub(crate) struct HeldGuard {
 
 impl Drop for HeldGuard {
     fn drop(&mut self) {
-        self.demand.remove(&self.service, |counts| {
+        self.demand.remove(&self.service, Tell::Soon, |counts| {
             counts.held.remove(&self.entry);
         });
         self.demand.metrics.held.dec();
@@ -280,7 +296,7 @@ pub(crate) struct InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.demand.remove(&self.service, |counts| {
+        self.demand.remove(&self.service, Tell::Later, |counts| {
             counts.in_flight = counts.in_flight.saturating_sub(1)
         });
         self.demand.metrics.in_flight.dec();

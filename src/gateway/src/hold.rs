@@ -225,7 +225,10 @@ impl HeldRequest {
             // the limits are for requests that wait, and a ready replica takes this one at once
             false => {
                 self.is_demand = check_wakes(policy, head).is_ok();
-                self.hold_again();
+                // of a warm service each request would be a message to the leader
+                if !policy.always {
+                    self.hold_again();
+                }
                 Ok(())
             }
         }
@@ -348,6 +351,8 @@ impl HeldRequest {
                     Pick::NoneLeft => Some(self.wait_after_all_failed(now)?),
                 }
             };
+            // if it was not before
+            self.hold_again();
             self.wait(wake_at).await?;
         }
     }

@@ -191,3 +191,36 @@ async fn kept_connections_take_half_of_those_that_a_service_may_have_and_leave_t
     }
     assert_eq!(kept, 127);
 }
+
+/// Of a warm service the leader learns nothing from gateways: its engine tells of what runs.
+#[tokio::test]
+async fn requests_to_a_warm_service_are_no_messages_to_the_leader() {
+    let mut gateway = TestGateway::new(always()).await;
+    gateway.set_replica(Some(replica().await));
+    let mut client = KeptClient::connect(gateway.address).await;
+    let mut subscription = gateway.demand.subscribe();
+    subscription.next().await;
+    let messages = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&messages);
+    let follows = tokio::spawn(async move {
+        loop {
+            subscription.next().await;
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(800) {
+        client.complete().await;
+    }
+    let heartbeats = began.elapsed().as_secs() / bursar_signals::demand::HEARTBEAT.as_secs();
+    let sent = messages.load(Ordering::SeqCst);
+    assert!(sent as u64 <= heartbeats, "{sent} messages");
+    follows.abort();
+    // one that has to wait is told of at once
+    let mut subscription = gateway.demand.subscribe();
+    subscription.next().await;
+    gateway.set_replica(None);
+    let held = tokio::spawn(async move { client.complete().await });
+    assert_eq!(subscription.next().await.services[0].held, 1);
+    held.abort();
+}
