@@ -207,6 +207,8 @@ reasons! {
     LOCAL_TRAFFIC_POLICY = "LocalTrafficPolicy";
     /// The Service has replicas that are not ready as ready endpoints.
     NOT_READY_PUBLISHED = "NotReadyPublished";
+    /// The Service has addresses of a family of which no gateway has one.
+    NO_GATEWAY_ADDRESS = "NoGatewayAddress";
     /// All requests should go through gateways, and go to replicas.
     GATEWAYS_NOT_IN_PATH = "GatewaysNotInPath";
 }

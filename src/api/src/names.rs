@@ -69,9 +69,20 @@ pub const SERVICE_PORT: u16 = 80;
 /// The name of the owned Service's port.
 pub const SERVICE_PORT_NAME: &str = "http";
 
-/// The EndpointSlice that names the gateways for the Service of InferenceDeployment `name`.
+/// The EndpointSlice that names the gateways for the Service of InferenceDeployment `name`, by their IPv4
+/// addresses.
 pub fn gateway_slice(name: &str) -> String {
     format!("{name}-bursar-gateway")
+}
+
+/// The same for the gateways' IPv6 addresses: the addresses of a slice are all of one family.
+pub fn gateway_slice_ipv6(name: &str) -> String {
+    format!("{name}-bursar-gateway-ipv6")
+}
+
+/// All of them.
+pub fn gateway_slices(name: &str) -> [String; 2] {
+    [gateway_slice(name), gateway_slice_ipv6(name)]
 }
 
 /// What the name of the Service of replicas ends in.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bursar_api::names::{DEMAND_PORT, GATEWAY_PORTS, gateway_slice};
+use bursar_api::names::{DEMAND_PORT, GATEWAY_PORTS, gateway_slices};
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, HeldRequests};
 use bursar_signals::demand::{self, Credentials, Message};
@@ -55,13 +55,18 @@ fn select(
         .collect()
 }
 
-/// The port that a service's EndpointSlice of gateways has.
+/// A service's EndpointSlices of gateways.
+pub(crate) fn slices_of(
+    slices: &Store<EndpointSlice>,
+    service: &Key,
+) -> impl Iterator<Item = Arc<EndpointSlice>> {
+    let names = gateway_slices(&service.name).into_iter();
+    names.filter_map(|name| cached(slices, &Key::new(&service.namespace, &name)))
+}
+
+/// The port that a service's EndpointSlices of gateways have.
 pub(crate) fn slice_port(slices: &Store<EndpointSlice>, service: &Key) -> Option<u16> {
-    let key = Key {
-        namespace: service.namespace.clone(),
-        name: gateway_slice(&service.name).into(),
-    };
-    let slice = cached(slices, &key)?;
+    let slice = slices_of(slices, service).next()?;
     let port = slice.ports.iter().flatten().next()?.port?;
     let port = u16::try_from(port).ok();
     port.filter(|port| GATEWAY_PORTS.contains(port))

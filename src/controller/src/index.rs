@@ -23,22 +23,23 @@ const UNREADY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IndexedPod {
     workload: Option<WorkloadRef>,
-    gateway: Option<GatewayAddress>,
+    gateway: Option<GatewayAddresses>,
     /// Accelerators that it holds and that no rule knows.
     unknown: BTreeSet<String>,
 }
 
 /// A gateway that is not being deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct GatewayAddress {
-    address: IpAddr,
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GatewayAddresses {
+    /// One of each family that its pod has.
+    addresses: BTreeSet<IpAddr>,
     is_ready: bool,
 }
 
 /// A gateway that takes requests.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Gateway {
-    address: IpAddr,
+    addresses: BTreeSet<IpAddr>,
     unready_since: Option<Timestamp>,
 }
 
@@ -69,10 +70,10 @@ impl PodIndex {
     pub(crate) fn set(&mut self, name: &Key, pod: Option<&Pod>, now: Timestamp) -> IndexChange {
         let new = pod.map(|pod| IndexedPod {
             workload: pod::workload_of(pod),
-            gateway: gateway_address(pod),
+            gateway: gateway_addresses(pod),
             unknown: pod::unknown_accelerators(pod),
         });
-        let gateway = new.as_ref().and_then(|new| new.gateway);
+        let gateway = new.as_ref().and_then(|new| new.gateway.clone());
         let counts = |new: &IndexedPod| {
             new.workload.is_some() || new.gateway.is_some() || !new.unknown.is_empty()
         };
@@ -148,12 +149,16 @@ impl PodIndex {
     }
 
     /// Takes a gateway as it is now. Returns whether those that take requests have changed.
-    fn set_gateway(&mut self, name: &Key, new: Option<GatewayAddress>, now: Timestamp) -> bool {
+    fn set_gateway(&mut self, name: &Key, new: Option<GatewayAddresses>, now: Timestamp) -> bool {
         let known = self.gateways.get_mut(name);
-        let Some(GatewayAddress { address, is_ready }) = new else {
+        let Some(GatewayAddresses {
+            addresses,
+            is_ready,
+        }) = new
+        else {
             return self.gateways.remove(name).is_some();
         };
-        if let Some(known) = known.filter(|known| known.address == address) {
+        if let Some(known) = known.filter(|known| known.addresses == addresses) {
             known.unready_since = match is_ready {
                 true => None,
                 false => known.unready_since.or(Some(now)),
@@ -164,7 +169,7 @@ impl PodIndex {
         if is_ready {
             let unready_since = None;
             let gateway = Gateway {
-                address,
+                addresses,
                 unready_since,
             };
             self.gateways.insert(name.clone(), gateway);
@@ -188,7 +193,8 @@ impl PodIndex {
     pub(crate) fn gateways(&self, namespace: &str) -> Vec<IpAddr> {
         let gateways = self.gateways.iter();
         let ours = gateways.filter(|(name, _)| *name.namespace == *namespace);
-        ours.map(|(_, gateway)| gateway.address).collect()
+        ours.flat_map(|(_, gateway)| gateway.addresses.iter().copied())
+            .collect()
     }
 
     /// The pods of a workload.
@@ -214,12 +220,17 @@ fn get(pods: &Store<Pod>, namespace: &str, name: &Name) -> Option<Arc<Pod>> {
     cached(pods, &key)
 }
 
-/// The address of a gateway that goes on.
-fn gateway_address(pod: &Pod) -> Option<GatewayAddress> {
+/// The addresses of a gateway that goes on.
+fn gateway_addresses(pod: &Pod) -> Option<GatewayAddresses> {
     let goes_on =
         pod::is_gateway(pod) && pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod);
-    let address = pod.status.as_ref()?.pod_ip.as_ref()?;
-    let address = address.parse().ok().filter(|_| goes_on)?;
+    let status = pod.status.as_ref().filter(|_| goes_on)?;
+    let all = status.pod_ips.iter().flatten().map(|each| &each.ip);
+    let addresses = all.chain(&status.pod_ip);
+    let addresses: BTreeSet<IpAddr> = addresses.filter_map(|each| each.parse().ok()).collect();
     let is_ready = pod::is_ready(pod);
-    Some(GatewayAddress { address, is_ready })
+    (!addresses.is_empty()).then_some(GatewayAddresses {
+        addresses,
+        is_ready,
+    })
 }

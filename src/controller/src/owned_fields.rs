@@ -31,6 +31,8 @@ pub(crate) fn compared_fields(spec: ServiceSpec) -> ServiceSpec {
         cluster_ip: spec.cluster_ip.filter(|address| address == "None"),
         internal_traffic_policy: spec.internal_traffic_policy,
         publish_not_ready_addresses: spec.publish_not_ready_addresses,
+        // nobody's edit: slices follow them
+        ip_families: spec.ip_families,
         ..ServiceSpec::default()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::{ConditionState, PORT_ASSIGNED, port_assigned};
-use bursar_api::names::{GATEWAY_PORTS, gateway_slice};
+use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 
@@ -178,8 +178,7 @@ impl Given {
         let unreadable = unreadable.all::<InferenceDeployment>();
         let in_slices = unreadable.iter().filter_map(|object| {
             let key = Key::new(&object.namespace, &object.name);
-            let slice = Key::new(&object.namespace, &gateway_slice(&object.name));
-            let slice = cached(&stores.slices, &slice)?;
+            let slice = gateways::slices_of(&stores.slices, &key).next()?;
             let port = gateways::slice_port(&stores.slices, &key)?;
             is_owned(&*slice, Some(&object.uid)).then_some((key, port))
         });

@@ -83,6 +83,9 @@ pub struct Options {
     /// Address of the pod, as EndpointSlices list it.
     #[arg(long, env = "POD_IP")]
     pub pod_ip: IpAddr,
+    /// All addresses of the pod, one of each family, with commas between them.
+    #[arg(long, env = "POD_IPS", value_delimiter = ',')]
+    pub pod_ips: Vec<IpAddr>,
     /// UID of the pod.
     #[arg(long, env = "POD_UID")]
     pub pod_uid: String,
@@ -217,7 +220,9 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         listeners.begin_shutdown();
         let grace = options.termination_grace;
         let end = Instant::now() + grace.saturating_sub(SHUTDOWN_MARGIN).max(grace / 2);
-        let deregistered = route_watch.wait_until_unlisted(options.pod_ip);
+        let mut addresses = options.pod_ips;
+        addresses.push(options.pod_ip);
+        let deregistered = route_watch.wait_until_unlisted(&addresses);
         let limit = DEREGISTRATION_TIMEOUT.min(grace / 2);
         if let Ok(ended) = tokio::time::timeout(limit, deregistered).await {
             ended?;

@@ -13,7 +13,7 @@ use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
 use bursar_api::inference::{ActivationMode, ActivationRetry, RefusalStatus};
 use bursar_api::lenient::Lenient;
-use bursar_api::names::{KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL, gateway_slice};
+use bursar_api::names::{KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL, gateway_slices};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -378,13 +378,13 @@ impl RouteTable {
         self.ports.assigned()
     }
 
-    /// Whether an EndpointSlice that a service owns names the gateway with this address: then nodes
-    /// may send it connections.
-    pub(crate) fn is_listed(&self, address: IpAddr) -> bool {
+    /// Whether an EndpointSlice that a service owns names the gateway with one of these addresses: then
+    /// nodes may send it connections.
+    pub(crate) fn is_listed(&self, addresses: &[IpAddr]) -> bool {
         self.slices.values().any(|slice| {
             let service = self.services.get(&slice.service);
             let owner = service.and_then(|service| service.uid.as_ref());
-            slice.addresses.contains(&address)
+            addresses.iter().any(|each| slice.addresses.contains(each))
                 && owner.is_some_and(|owner| slice.owners.contains(owner))
         })
     }
@@ -488,7 +488,7 @@ fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
 /// The gateways that a slice names, if it has the name of a service's slice of gateways.
 fn gateway_slice_of(slice: &EndpointSlice) -> Option<GatewaySlice> {
     let service = slice.labels().get(WORKLOAD_LABEL)?;
-    if slice.name_any() != gateway_slice(service) {
+    if !gateway_slices(service).contains(&slice.name_any()) {
         return None;
     }
     let endpoints = slice.endpoints.iter().flatten();

@@ -162,12 +162,12 @@ impl RouteWatch {
         }
     }
 
-    /// Applies events until no service's EndpointSlice names the gateway with this address.
+    /// Applies events until no service's EndpointSlice names the gateway with one of these addresses.
     ///
     /// # Errors
     /// As for [`Self::next`].
-    pub(crate) async fn wait_until_unlisted(&mut self, address: IpAddr) -> Result<(), Error> {
-        while self.table.is_listed(address) {
+    pub(crate) async fn wait_until_unlisted(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        while self.table.is_listed(addresses) {
             self.next().await?;
         }
         Ok(())

@@ -98,7 +98,7 @@ fn findings(seen: &Seen) -> Vec<Finding> {
     let mut found = vec![mode(seen)];
     found.extend(conditions(seen));
     found.extend(services(seen));
-    found.push(slices(seen));
+    found.extend(slices(seen));
     found.push(gateways(seen));
     if !is_always(seen) {
         found.push(dataplane(&seen.daemon_sets));
@@ -250,13 +250,6 @@ fn own_service(seen: &Seen, service: &Service) -> Vec<Finding> {
         )),
         _ => {}
     }
-    let families = spec.ip_families.unwrap_or_default();
-    if families.iter().any(|family| family == "IPv6") {
-        found.push((
-            Verdict::Hindered,
-            format!("Service {name} has an IPv6 address, and slices of gateways are of IPv4 alone: IPv6 clients do not wake it"),
-        ));
-    }
     found
 }
 
@@ -290,17 +283,33 @@ fn hindrances(spec: &ServiceSpec) -> Vec<&'static str> {
     .collect()
 }
 
-/// The slice of gateways.
-fn slices(seen: &Seen) -> Finding {
+/// The slices of gateways: one of each family that the Service has addresses of.
+fn slices(seen: &Seen) -> Vec<Finding> {
     let all = match &seen.slices {
         Ok(all) => all,
-        Err(why) => return unknown("EndpointSlices", why),
+        Err(why) => return vec![unknown("EndpointSlices", why)],
     };
-    let of_gateways = |slice: &&EndpointSlice| slice.labels().contains_key(GATEWAY_LABEL);
-    let Some(slice) = all.iter().find(of_gateways) else {
-        let what = "no EndpointSlice names gateways for its Service".to_owned();
-        return (Verdict::Hindered, what);
+    let services = seen.services.iter().flatten();
+    let mut own = services.filter(|service| service.name_any() == seen.object.name_any());
+    let spec = own.next().and_then(|service| service.spec.as_ref());
+    let families = spec.and_then(|spec| spec.ip_families.clone());
+    let families = families.unwrap_or_else(|| vec!["IPv4".to_owned()]);
+    let of_family = |family: &String| {
+        let mut of_gateways = all.iter().filter(|slice| {
+            slice.labels().contains_key(GATEWAY_LABEL) && slice.address_type == *family
+        });
+        match of_gateways.next() {
+            Some(slice) => slice_of(seen, slice),
+            None => (
+                Verdict::Hindered,
+                format!("no EndpointSlice names gateways for its Service's {family} address"),
+            ),
+        }
     };
+    families.iter().map(of_family).collect()
+}
+
+fn slice_of(seen: &Seen, slice: &EndpointSlice) -> Finding {
     let name = slice.name_any();
     let endpoints: Vec<_> = slice.endpoints.iter().flatten().collect();
     let ready = endpoints.iter().filter(|endpoint| {

@@ -29,7 +29,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bursar_api::BudgetPolicy;
-use bursar_api::names::{REPLICAS_SUFFIX, WORKLOAD_LABEL, gateway_slice, role_job};
+use bursar_api::names::{REPLICAS_SUFFIX, WORKLOAD_LABEL, gateway_slices, role_job};
 use bursar_api::pause::pauses;
 use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::WorkloadRef;
@@ -380,7 +380,9 @@ impl Edge {
                     };
                     batch.push(endpoints);
                     // the other slices of a service are the cluster's
-                    if *gateway_slice(&service.name) == *key.name || is_going_back(stores, &service)
+                    let of_gateways = gateway_slices(&service.name);
+                    if of_gateways.iter().any(|name| **name == *key.name)
+                        || is_going_back(stores, &service)
                     {
                         batch.owns_otherwise(ObjectKey::Service(service));
                     }

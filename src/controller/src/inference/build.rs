@@ -7,7 +7,8 @@ use bursar_api::InferenceDeployment;
 use bursar_api::engine::EngineSettings;
 use bursar_api::names::{
     GATEWAY_LABEL, KIND_LABEL, SERVED_BY_GATEWAYS, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
-    SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice, replicas_service as replicas_service_name,
+    SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice, gateway_slice_ipv6,
+    replicas_service as replicas_service_name,
 };
 use bursar_api::spend::WorkloadKind;
 use k8s_openapi::api::apps::v1::{
@@ -224,16 +225,51 @@ fn named_service(object: &InferenceDeployment, name: String, spec: ServiceSpec) 
     }
 }
 
+/// A family of addresses: those of a slice are all of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// As Services and slices name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        }
+    }
+
+    /// Whether an address is one of it.
+    pub(crate) fn contains(self, address: &IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::Ipv4)
+    }
+
+    /// The slice of gateways of a service.
+    pub(crate) fn gateway_slice(self, service: &str) -> String {
+        match self {
+            Self::Ipv4 => gateway_slice(service),
+            Self::Ipv6 => gateway_slice_ipv6(service),
+        }
+    }
+}
+
 /// The EndpointSlice that puts the gateways into the path: always if they are `ready`, and otherwise exactly
 /// while no replica is ready, since kube-proxy uses terminating endpoints that still serve when there is no
 /// other.
 pub(crate) fn gateway_endpoints(
     object: &InferenceDeployment,
+    family: Family,
     port: u16,
     gateways: impl IntoIterator<Item = IpAddr>,
     ready: bool,
 ) -> EndpointSlice {
-    let mut gateways: Vec<IpAddr> = gateways.into_iter().filter(IpAddr::is_ipv4).collect();
+    let gateways = gateways.into_iter();
+    let mut gateways: Vec<IpAddr> = gateways.filter(|each| family.contains(each)).collect();
     gateways.sort();
     let conditions = EndpointConditions {
         ready: Some(ready),
@@ -257,7 +293,7 @@ pub(crate) fn gateway_endpoints(
     let name = object.name_any();
     let mut metadata = metadata(
         object,
-        gateway_slice(&name),
+        family.gateway_slice(&name),
         WorkloadKind::InferenceDeployment,
         &(&endpoints, &ports),
     );
@@ -270,7 +306,7 @@ pub(crate) fn gateway_endpoints(
         .map(|(key, value)| (key.to_owned(), value.to_owned())),
     );
     EndpointSlice {
-        address_type: "IPv4".to_owned(),
+        address_type: family.as_str().to_owned(),
         endpoints: Some(endpoints),
         metadata,
         ports: Some(ports),
@@ -380,7 +416,8 @@ mod tests {
         let (front, replicas) = (front.spec.unwrap(), replicas.spec.unwrap());
         assert_eq!(front.ports, replicas.ports);
         assert_eq!(replicas.cluster_ip.as_deref(), Some("None"));
-        let slice = gateway_endpoints(&chat(), 20_000, ["10.0.0.1".parse().unwrap()], true);
+        let gateways = ["10.0.0.1".parse().unwrap()];
+        let slice = gateway_endpoints(&chat(), Family::Ipv4, 20_000, gateways, true);
         let conditions = slice.endpoints.unwrap()[0].conditions.clone().unwrap();
         assert_eq!(
             (conditions.ready, conditions.serving, conditions.terminating),
@@ -389,9 +426,29 @@ mod tests {
     }
 
     #[test]
+    fn each_family_of_addresses_has_a_slice_of_its_own() {
+        let gateways: [IpAddr; 3] =
+            ["10.0.0.1", "fd00::1", "10.0.0.2"].map(|it| it.parse().unwrap());
+        let slice = |family| {
+            let slice = gateway_endpoints(&chat(), family, 20_000, gateways, false);
+            let endpoints = slice.endpoints.clone().unwrap().into_iter();
+            let addresses: Vec<String> = endpoints.flat_map(|each| each.addresses).collect();
+            (slice.name_any(), slice.address_type, addresses.join(" "))
+        };
+        let text = |name: &str, family: &str, addresses: &str| {
+            (name.to_owned(), family.to_owned(), addresses.to_owned())
+        };
+        let expected = text("chat-bursar-gateway", "IPv4", "10.0.0.1 10.0.0.2");
+        assert_eq!(slice(Family::Ipv4), expected);
+        let expected = text("chat-bursar-gateway-ipv6", "IPv6", "fd00::1");
+        assert_eq!(slice(Family::Ipv6), expected);
+    }
+
+    #[test]
     fn gateways_are_endpoints_of_last_resort() {
         let slice = gateway_endpoints(
             &chat(),
+            Family::Ipv4,
             20_000,
             ["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()],
             false,

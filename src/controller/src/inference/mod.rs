@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::names::{gateway_slice, replicas_service};
+use bursar_api::names::replicas_service;
 use bursar_core::model::{Key, Name};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -24,7 +24,8 @@ use crate::api_calls::{
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::executor::ServiceChange;
-use crate::inference::request_path::{PathState, RequestPath};
+use crate::inference::build::Family;
+use crate::inference::request_path::{PathState, RequestPath, families};
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::owned_fields::service_patch;
@@ -77,10 +78,10 @@ async fn apply_path(
         true => apply_service(context, key, build::replicas_service(object), now).await,
         false => delete_replicas_service(context, key, object).await,
     };
-    let slice = apply_slice(context, key, object, (port, path.gateways_ready), now).await;
+    let slices = apply_slices(context, key, object, (port, path.gateways_ready), now).await;
     let front = build::service(object, path.through_gateways);
     let front = apply_service(context, key, front, now).await;
-    front.and(slice).and(replicas)
+    front.and(slices).and(replicas)
 }
 
 /// Deletes the Service of the replicas, if the service owns one that it does not need.
@@ -126,14 +127,16 @@ pub(crate) async fn apply_endpoints(
 ) -> Result<(), Unapplied> {
     let object = cached(&context.stores.services, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
-    let slice = Key::new(&key.namespace, &gateway_slice(&key.name));
-    let slice = cached(&context.stores.slices, &slice);
-    let Some(object) = object.filter(|_| slice.is_some()) else {
+    let has_slice = |family: Family| {
+        let slice = Key::new(&key.namespace, &family.gateway_slice(&key.name));
+        cached(&context.stores.slices, &slice).is_some()
+    };
+    let Some(object) = object.filter(|_| Family::ALL.into_iter().any(has_slice)) else {
         return Ok(());
     };
     let port = port(context, &object, now).ok();
     let state = PathState::of(context, &object, port.is_some());
-    apply_slice(context, key, &object, (port, state.has_gateways()), now)
+    apply_slices(context, key, &object, (port, state.has_gateways()), now)
         .await
         .map_err(Unapplied::after_order)
 }
@@ -183,22 +186,40 @@ async fn apply_service(
         .map(drop)
 }
 
-/// The endpoints by which the gateways serve on this port, if the service has one.
-async fn apply_slice(
+/// The endpoints by which the gateways serve on this port, if the service has one: a slice of IPv4, and one
+/// of IPv6 where the Service has such an address. One that it had before is emptied.
+async fn apply_slices(
     context: &Context,
     key: &Key,
     object: &InferenceDeployment,
     (port, ready): (Option<u16>, bool),
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    let slice = Key {
-        namespace: key.namespace.clone(),
-        name: gateway_slice(&key.name).into(),
-    };
-    context.check_readable::<EndpointSlice>(&slice.namespace, &slice.name)?;
     let Some(port) = port else { return Ok(()) };
     let gateways = lock(&context.index).gateways(&context.namespace);
-    let wanted = build::gateway_endpoints(object, port, gateways, ready);
+    let ipv4 = build::gateway_endpoints(object, Family::Ipv4, port, gateways.clone(), ready);
+    let ipv4 = apply_slice(context, key, ipv4, now).await;
+    let has_ipv6 = families(&context.stores, key).contains(&Family::Ipv6);
+    let slice = Key::new(&key.namespace, &Family::Ipv6.gateway_slice(&key.name));
+    if !has_ipv6 && cached(&context.stores.slices, &slice).is_none() {
+        return ipv4;
+    }
+    let gateways = gateways.into_iter().filter(|_| has_ipv6);
+    let ipv6 = build::gateway_endpoints(object, Family::Ipv6, port, gateways, ready);
+    apply_slice(context, key, ipv6, now).await.and(ipv4)
+}
+
+async fn apply_slice(
+    context: &Context,
+    key: &Key,
+    wanted: EndpointSlice,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let slice = Key {
+        namespace: key.namespace.clone(),
+        name: wanted.name_any().as_str().into(),
+    };
+    context.check_readable::<EndpointSlice>(&slice.namespace, &slice.name)?;
     let (endpoints, ports) = (wanted.endpoints.clone(), wanted.ports.clone());
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
     let found = cached(&context.stores.slices, &slice);

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::{ConditionState, REQUESTS_WAKE, requests_wake};
 use bursar_api::inference::ActivationMode;
-use bursar_api::names::{SERVED_BY_GATEWAYS, SERVING_LABEL, gateway_slice, replicas_service};
+use bursar_api::names::{SERVED_BY_GATEWAYS, SERVING_LABEL, replicas_service};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::model::Key;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -26,6 +26,8 @@ use kube::ResourceExt;
 
 use crate::cache::{Stores, cached};
 use crate::context::Context;
+use crate::gateways;
+use crate::inference::build::Family;
 use crate::lock::lock;
 use crate::ownership::is_owned;
 use crate::pod;
@@ -41,8 +43,11 @@ pub(crate) struct PathState {
     pub(crate) is_always: bool,
     /// The service says itself who may reach it, which gateways alone check.
     pub(crate) restricts_callers: bool,
-    /// The service has a port on gateways, and there is one that takes requests.
+    /// The service has a port on gateways, and for each family of its addresses there is one that takes
+    /// requests.
     pub(crate) has_gateway: bool,
+    /// There are gateways, and none has an address of one of these families.
+    pub(crate) lacks_address: bool,
     /// The Service of the replicas is there.
     pub(crate) has_replicas_service: bool,
     /// The slice has gateways, as ready ones.
@@ -104,12 +109,16 @@ impl PathState {
             (is_kept && is_owned(&*found, owner)).then_some(found)
         };
         let gateways = lock(&context.index).gateways(&context.namespace);
+        let families = families(stores, &key);
+        let has_address = |family: &Family| gateways.iter().any(|each| family.contains(each));
+        let is_ready = |family: &Family| has_ready_gateway(stores, &key, *family);
         Self {
             is_always: is_always(object),
             restricts_callers: object.spec.activation.allow_from.is_some(),
-            has_gateway: has_port && !gateways.is_empty(),
+            has_gateway: has_port && families.iter().all(has_address),
+            lacks_address: !gateways.is_empty() && !families.iter().all(has_address),
             has_replicas_service: found(&replicas_service(&key.name)).is_some(),
-            gateways_ready: has_ready_gateways(stores, &key),
+            gateways_ready: families.iter().all(is_ready),
             is_through_gateways: found(&key.name).is_some_and(|found| is_through_gateways(&found)),
             // it is only asked for on the way back
             has_replicas: !is_going_back(stores, &key) || has_replicas(context, &key),
@@ -132,16 +141,31 @@ fn is_through_gateways(service: &Service) -> bool {
     serving.is_some_and(|value| value == SERVED_BY_GATEWAYS)
 }
 
-/// Whether the slice of gateways of a service has one as ready.
-fn has_ready_gateways(stores: &Stores, service: &Key) -> bool {
-    let slice = Key::new(&service.namespace, &gateway_slice(&service.name));
+/// The families of a service's addresses, as the cluster has given them to its Service.
+pub(crate) fn families(stores: &Stores, service: &Key) -> Vec<Family> {
+    let front = cached(&stores.front_services, service);
+    let spec = front.as_ref().and_then(|front| front.spec.as_ref());
+    let given = spec.and_then(|spec| spec.ip_families.as_ref());
+    let is_given = |family: &Family| {
+        given.is_none_or(|given| given.iter().any(|each| each == family.as_str()))
+    };
+    match given {
+        None => vec![Family::Ipv4],
+        Some(_) => Family::ALL.into_iter().filter(is_given).collect(),
+    }
+}
+
+/// Whether the slice of gateways of this family has one as ready.
+fn has_ready_gateway(stores: &Stores, service: &Key, family: Family) -> bool {
+    let slice = Key::new(&service.namespace, &family.gateway_slice(&service.name));
     cached(&stores.slices, &slice).is_some_and(|slice| has_ready_endpoint(&slice))
 }
 
 /// Whether a service goes back to its replicas, so that each change of its endpoints may be the last one
 /// that it waits for.
 pub(crate) fn is_going_back(stores: &Stores, service: &Key) -> bool {
-    has_ready_gateways(stores, service)
+    let mut slices = gateways::slices_of(&stores.slices, service);
+    slices.any(|slice| has_ready_endpoint(&slice))
         && cached(&stores.services, service).is_some_and(|object| !is_always(&object))
 }
 
@@ -231,6 +255,14 @@ fn hindrance(
         );
         return Some((requests_wake::NOT_READY_PUBLISHED, why));
     }
+    if state.lacks_address {
+        let families = spec.ip_families.iter().flatten().cloned();
+        let families = families.collect::<Vec<_>>().join(" and ");
+        let why = format!(
+            "Service {name} has addresses of {families}, and no gateway has one of each: who connects by the missing family wakes nothing. Gateways need pods with addresses of the Service's families"
+        );
+        return Some((requests_wake::NO_GATEWAY_ADDRESS, why));
+    }
     let missing = match (state.is_always, state.is_through_gateways) {
         (true, false) if !state.has_replicas_service => {
             format!("Service {} is not there", replicas_service(name))
@@ -258,6 +290,7 @@ mod tests {
         is_always: false,
         restricts_callers: false,
         has_gateway: true,
+        lacks_address: false,
         has_replicas_service: false,
         gateways_ready: false,
         is_through_gateways: false,
@@ -398,6 +431,13 @@ mod tests {
         let (reason, why) = hindrance(json!({}), always).unwrap();
         assert_eq!(reason, "GatewaysNotInPath");
         assert!(why.contains("Service chat-replicas is not there"), "{why}");
+        let lacks = PathState {
+            lacks_address: true,
+            ..COLD
+        };
+        let (reason, why) = hindrance(json!({"ipFamilies": ["IPv6", "IPv4"]}), lacks).unwrap();
+        assert_eq!(reason, "NoGatewayAddress");
+        assert!(why.contains("IPv6 and IPv4"), "{why}");
         let switched = step(step(step(always)));
         assert_eq!(hindrance(json!({}), switched), None);
         let not_ready = json!({"publishNotReadyAddresses": true});

@@ -315,3 +315,73 @@ async fn a_paused_service_stays_on_its_way_until_it_is_resumed() {
     reachable(&mut stage, 8).await;
     assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
 }
+
+/// The addresses of the slice of this name, its family, and whether they are ready.
+fn slice(stage: &Stage, name: &str) -> Option<(String, Vec<String>, Option<bool>)> {
+    let all: Vec<EndpointSlice> = stage.world.server.objects();
+    let slice = all.into_iter().find(|slice| slice.name_any() == name)?;
+    let endpoints = slice.endpoints.unwrap_or_default();
+    let first = endpoints.first().and_then(|each| each.conditions.clone());
+    let ready = first.and_then(|conditions| conditions.ready);
+    let addresses = endpoints.into_iter().flat_map(|each| each.addresses);
+    Some((slice.address_type, addresses.collect(), ready))
+}
+
+/// Case T19.
+#[tokio::test]
+async fn a_service_has_gateways_of_each_family_of_its_addresses() {
+    let mut stage = Stage::new(Faults::default()).await;
+    warm(&mut stage).await;
+    assert_eq!(slice(&stage, "chat-bursar-gateway-ipv6"), None);
+    let set_addresses = |stage: &Stage, addresses: Value| {
+        let api: Api<Pod> = Api::namespaced(stage.world.server.client(), super::world::OPERATOR);
+        async move {
+            let patch = Patch::Merge(json!({"status": {"podIPs": addresses}}));
+            api.patch_status(GATEWAY, &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        }
+    };
+    let set_families = |stage: &Stage, families: Value| {
+        let api = stage.world.api::<Service>();
+        async move {
+            let patch = Patch::Merge(json!({"spec": {"ipFamilies": families}}));
+            api.patch("chat", &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        }
+    };
+    set_families(&stage, json!(["IPv6", "IPv4"])).await;
+    stage.seconds(3).await;
+    let (reason, _) = requests_wake(&stage).unwrap();
+    assert_eq!(reason, "NoGatewayAddress");
+    set_addresses(&stage, json!([{"ip": "10.0.9.1"}, {"ip": "fd00::9"}])).await;
+    stage.seconds(3).await;
+    assert_eq!(requests_wake(&stage), None);
+    let of = |family: &str, address: &str, ready| {
+        Some((family.to_owned(), vec![address.to_owned()], Some(ready)))
+    };
+    let (ipv4, ipv6) = ("chat-bursar-gateway", "chat-bursar-gateway-ipv6");
+    assert_eq!(slice(&stage, ipv4), of("IPv4", "10.0.9.1", false));
+    assert_eq!(slice(&stage, ipv6), of("IPv6", "fd00::9", false));
+    stage.world.set_activation(json!({"mode": "Always"})).await;
+    reachable(&mut stage, 6).await;
+    assert_eq!(slice(&stage, ipv4), of("IPv4", "10.0.9.1", true));
+    assert_eq!(slice(&stage, ipv6), of("IPv6", "fd00::9", true));
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    let writes = stage.leader.faults.writes();
+    stage.seconds(5).await;
+    assert_eq!(stage.leader.faults.writes(), writes);
+    // clients of one family would reach nobody
+    set_addresses(&stage, json!([{"ip": "10.0.9.1"}])).await;
+    reachable(&mut stage, 4).await;
+    assert_eq!(selects(&stage, "chat"), "true");
+    // the Service has one family again
+    set_families(&stage, json!(["IPv4"])).await;
+    reachable(&mut stage, 4).await;
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    assert_eq!(
+        slice(&stage, ipv6),
+        Some(("IPv6".to_owned(), Vec::new(), None))
+    );
+}

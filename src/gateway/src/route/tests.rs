@@ -95,12 +95,13 @@ fn a_gateway_is_listed_by_slices_that_a_service_owns_and_by_no_other() {
     routes.apply_slice(&gateways("ns", "another", 20_017, "10.32.0.5"));
     // there is no service of that namespace
     routes.apply_slice(&gateways("aaa", "ns-chat", 20_017, "10.32.0.5"));
-    assert!(!routes.is_listed(gateway));
+    assert!(!routes.is_listed(&[gateway]));
     routes.apply_slice(&gateways("ns", "ns-chat", 20_017, "10.32.0.5"));
-    assert!(routes.is_listed(gateway));
-    assert!(!routes.is_listed("10.32.0.6".parse().unwrap()));
+    let other: IpAddr = "10.32.0.6".parse().unwrap();
+    assert!(routes.is_listed(&[other, gateway]));
+    assert!(!routes.is_listed(&[other]));
     routes.delete_service(&key("ns", "chat"));
-    assert!(!routes.is_listed(gateway), "the service is gone");
+    assert!(!routes.is_listed(&[gateway]), "the service is gone");
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl GatewayProcess {
         let port = free_gateway_port().await;
         let options = Options {
             pod_ip: "127.0.0.1".parse().unwrap(),
+            pod_ips: Vec::new(),
             pod_uid: "g".into(),
             health_port: health,
             secure_port: secure,

@@ -127,7 +127,10 @@ fn each_field_of_a_service_that_keeps_requests_from_waking_is_named() {
             json!({"publishNotReadyAddresses": true}),
             "publishNotReadyAddresses",
         ),
-        (json!({"ipFamilies": ["IPv4", "IPv6"]}), "IPv6"),
+        (
+            json!({"ipFamilies": ["IPv4", "IPv6"]}),
+            "no EndpointSlice names gateways for its Service's IPv6 address",
+        ),
     ] {
         let mut seen = fine("OnDemand");
         seen.services = Ok(vec![front("true", field)]);
@@ -399,7 +402,7 @@ async fn the_cluster_is_asked_and_conditions_of_the_service_are_findings() {
         "InferenceDeployment team/chat\n",
         "  NO       condition RequestsWake: it is headless\n",
         "  ok       Service chat (10.0.0.1) is as it should be\n",
-        "  NO       no EndpointSlice names gateways for its Service\n",
+        "  NO       no EndpointSlice names gateways for its Service's IPv4 address\n",
         "  NO       0 of 0 gateways in bursar-system are ready\n",
         "3 found that requests do not wake it by,",
     ] {
