@@ -463,6 +463,14 @@ fn bursars_own_writes(stage: &mut Stage<'_>, pod: &str) {
     let mut theirs = deployment("theirs", json!({}), &json!({"app": "theirs"}));
     theirs["spec"]["replicas"] = json!(0);
     stage.creation_passes(TENANT, &theirs);
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "theirs"},
+        "spec": {"ports": [{"port": 80}]}});
+    stage.creation_passes(TENANT, &service);
+    stage.refused_to(
+        BURSAR,
+        "only Deployments, Jobs",
+        &["delete", "service/theirs", "--timeout=20s"],
+    );
     let pod = format!("pod/{pod}");
     let metadata = |rest: Value| json!({"metadata": rest});
     let image =
@@ -531,7 +539,13 @@ fn bursars_own_writes(stage: &mut Stage<'_>, pod: &str) {
         "pod/theirs",
         &metadata(json!({"finalizers": null})),
     );
-    let gone = ["delete", "pod/theirs", "deployment/theirs", "--timeout=20s"];
+    let gone = [
+        "delete",
+        "pod/theirs",
+        "deployment/theirs",
+        "service/theirs",
+        "--timeout=20s",
+    ];
     stage.passes(TENANT, &gone);
 }
 

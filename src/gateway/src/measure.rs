@@ -26,8 +26,8 @@ pub struct MeasuredGateway {
 
 impl MeasuredGateway {
     /// A gateway on `port` in front of `replica`, which is ready. With `keep_clients` it keeps its
-    /// clients' connections, which no gateway does in a cluster: their next requests are for the
-    /// Service.
+    /// clients' connections, as gateways do for services whose requests all go through them; those of
+    /// others end with their answer.
     ///
     /// # Errors
     /// Fails if the objects cannot be made, or the port cannot be opened.
