@@ -12,10 +12,12 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::check::PAGE_SIZE;
 use crate::client::api_error;
 
 const GATEWAY_PODS: &str = "app.kubernetes.io/name=bursar,app.kubernetes.io/component=gateway";
+
+/// Objects that are listed at a time.
+const PAGE_SIZE: u32 = 500;
 
 /// What was read, or why not.
 pub(super) type Read<T> = Result<T, String>;
