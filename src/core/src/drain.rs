@@ -52,6 +52,19 @@ pub struct Steps {
     pub requeue_at: Option<Timestamp>,
 }
 
+impl Steps {
+    /// The same where pods cannot be told: the Deployment shrinks at once, and its ReplicaSet chooses.
+    pub fn without_marks(self) -> Self {
+        let leaving = u32::try_from(self.drain.len()).unwrap_or(u32::MAX);
+        Self {
+            drain: vec![],
+            remove: vec![],
+            replicas: self.replicas.saturating_sub(leaving),
+            ..self
+        }
+    }
+}
+
 /// Whether a Deployment replaces pods by others of a new template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RolloutState {
@@ -173,6 +186,13 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         steps.requeue_at = steps.requeue_at.into_iter().chain([now + SETTLE]).min();
     }
     steps
+}
+
+/// When replicas that a budget takes away go without having been told, where none of them has shown a mark
+/// that was ordered `since`: as late as one that drains.
+pub fn gives_up_at(since: Timestamp, timeout: SignedDuration) -> Timestamp {
+    let at = since.saturating_add(timeout.max(SETTLE));
+    at.unwrap_or(since)
 }
 
 /// Whether a leaving pod may be deleted, else when to look again. If it `waits`, another one would be deleted in its place.

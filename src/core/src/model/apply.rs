@@ -431,6 +431,9 @@ impl Model {
                     }
                     let shown = new.filter(|_| stays);
                     note_shown(state, uid, shown);
+                    if old.zip(new).is_some_and(shows_new_mark) {
+                        state.unmarked_since = None;
+                    }
                     self.marks.services.insert(key.clone());
                 }
                 Some((key, _)) => {
@@ -584,6 +587,12 @@ fn unowned(uid: &Name, pod: &Pod) -> Key {
         namespace: pod.key.namespace.clone(),
         name: uid.clone(),
     }
+}
+
+/// Whether a pod shows that it was told to leave, and did not before.
+fn shows_new_mark((old, new): (&Pod, &Pod)) -> bool {
+    let drains = |pod: &Pod| pod.draining_since.is_some();
+    drains(new) && !drains(old) || new.marked_for_deletion && !old.marked_for_deletion
 }
 
 /// Forgets orders about a pod that it shows, or that are void because it is gone.

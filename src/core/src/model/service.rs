@@ -133,6 +133,8 @@ pub(crate) struct ServiceState {
     pub(crate) draining: BTreeMap<Name, Ordered<bool>>,
     /// Pods that were told to be the next to be deleted.
     pub(crate) marked_for_deletion: BTreeMap<Name, Ordered<()>>,
+    /// Since when pods have been told to leave of which none has shown it.
+    pub(crate) unmarked_since: Option<Timestamp>,
     pub(crate) estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) running_cost: Option<RunningCost>,
@@ -210,7 +212,14 @@ impl ServiceState {
         self.without_pod = MissingReplicaPods::default();
         self.scale_down_limit = ScaleDownLimit::default();
         self.forget_orders();
+        self.unmarked_since = None;
         self.decision = None;
+    }
+
+    /// Whether pods were told to leave that do not show it yet.
+    pub(crate) fn awaits_marks(&self) -> bool {
+        let mut draining = self.draining.values();
+        draining.any(|ordered| ordered.value) || !self.marked_for_deletion.is_empty()
     }
 
     /// Forgets the orders that no object has shown.

@@ -283,8 +283,7 @@ fn decide_service(
             .map(|spec| spec.drain_timeout)
             .unwrap_or_default(),
     };
-    let steps = drain::steps(&input, now);
-    next = next.into_iter().chain(steps.requeue_at).min();
+    let mut steps = drain::steps(&input, now);
     let is_new = |uid: &String| !state.marked_for_deletion.contains_key(uid.as_str());
     let is_shown = |uid: &String| {
         model
@@ -293,12 +292,18 @@ fn decide_service(
             .is_some_and(|found| found.pod.marked_for_deletion)
     };
     let names = |uids: &[String]| uids.iter().map(|uid| uid.as_str().into()).collect();
-    let removed: Vec<String> = steps
-        .remove
-        .iter()
-        .filter(|uid| is_new(uid) && !is_shown(uid))
-        .cloned()
-        .collect();
+    let is_to_mark = |uid: &String| is_new(uid) && !is_shown(uid);
+    let marks = !steps.drain.is_empty() || steps.remove.iter().any(is_to_mark);
+    let gives_up_at = |since: Option<Timestamp>| {
+        let since = since.filter(|_| input.budget)?;
+        Some(drain::gives_up_at(since, input.timeout))
+    };
+    if marks && gives_up_at(state.unmarked_since).is_some_and(|at| at <= now) {
+        steps = steps.without_marks();
+    }
+    let removed = steps.remove.iter().filter(|uid| is_to_mark(uid));
+    let removed: Vec<String> = removed.cloned().collect();
+    next = next.into_iter().chain(steps.requeue_at).min();
     let takes_away = steps.replicas < input.replicas || !steps.drain.is_empty();
     let order = ServiceOrder {
         service: key.clone(),
@@ -318,6 +323,13 @@ fn decide_service(
     let is_order = (changes || moves_pods) && !is_observe_only;
     if is_order {
         note_order(state, &order, changes, now);
+    }
+    let waits_for_marks = marks && !is_observe_only || state.awaits_marks();
+    let unmarked_since = state.unmarked_since.unwrap_or(now);
+    state.unmarked_since = waits_for_marks.then_some(unmarked_since);
+    let gives_up_at = gives_up_at(state.unmarked_since).filter(|at| *at > now);
+    next = next.into_iter().chain(gives_up_at).min();
+    if is_order {
         if is_for_demand {
             let pods = state.pods.iter();
             let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));

@@ -122,3 +122,45 @@ fn a_lower_maximum_counts_at_once() {
     world.tell(40, Event::Service(chat(), Some(of(30))));
     assert_eq!(replicas(&mut world, 40), 30);
 }
+
+/// What the service is ordered, where every order is refused until a second.
+fn refused(world: &mut World, seconds: std::ops::Range<i64>) -> Vec<Vec<String>> {
+    let orders = seconds.map(|second| {
+        world.tell(second, Event::ServiceOrderFailed(chat()));
+        world.orders(second).0
+    });
+    orders.collect()
+}
+
+/// A webhook may refuse every mark of a pod.
+#[test]
+fn what_money_takes_away_goes_when_its_drain_would_have_ended_though_no_pod_can_be_told() {
+    let mut world = World::new(1000);
+    world.tell(
+        0,
+        Event::Budget(Key::new("team", "all"), Some(budget("100"))),
+    );
+    world.tell(0, Event::Service(chat(), Some(service())));
+    world.serve(0, &chat(), 2);
+    world.read(0, &chat(), 8);
+    world.spend(0, "team", "40", "4");
+    assert_eq!(world.orders(0).0, [""; 0]);
+    world.spend(10, "team", "100", "4");
+    assert_eq!(world.orders(10).0, ["chat: (2, 2), 2 leave"]);
+    for orders in refused(&mut world, 11..70) {
+        assert_eq!(orders, ["chat: (2, 2), 2 leave"]);
+    }
+    assert!(world.model.next_timer().unwrap() <= at(70));
+    world.tell(70, Event::ServiceOrderFailed(chat()));
+    assert_eq!(world.orders(70).0, ["chat: (2, 0), 0 leave"]);
+}
+
+#[test]
+fn what_demand_takes_away_stays_until_it_can_be_told() {
+    let mut world = serving(2);
+    world.tell(1, Event::Service(chat(), Some(of(1))));
+    assert_eq!(world.orders(1).0, ["chat: (2, 2), 1 leave"]);
+    for orders in refused(&mut world, 2..200) {
+        assert_eq!(orders, ["chat: (2, 2), 1 leave"]);
+    }
+}
