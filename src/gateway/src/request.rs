@@ -174,12 +174,14 @@ impl RequestHandler {
         keeps: bool,
     ) -> ClientResponse {
         let waits = parts.headers.contains_key(header::EXPECT);
-        if let Some(body) = body.filter(|_| !waits && refusal.reason != RefusalReason::BodyTimeout)
-        {
-            request_body::discard(body).await;
-        }
+        let body = body.filter(|_| !waits && refusal.reason != RefusalReason::BodyTimeout);
+        // where a part of the body is not read, the connection cannot go on with another request
+        let is_read = match body {
+            Some(body) => request_body::discard(body).await,
+            None => false,
+        };
         let response = refusal.response(Timestamp::now()).map(Either::Left);
-        self.finish(parts.version, refusal.outcome(), response, keeps)
+        self.finish(parts.version, refusal.outcome(), response, keeps && is_read)
     }
 
     /// Whether connections of a service's clients may be kept after an answer: all of its requests go

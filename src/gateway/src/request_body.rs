@@ -142,10 +142,18 @@ pub(crate) fn is_read_ahead(body: &Incoming) -> bool {
     body.is_end_stream() || length.is_some_and(|length| length <= MAX_READ_AHEAD)
 }
 
-/// Reads and drops the rest of a body, for a limited time.
-pub(crate) async fn discard(mut body: Incoming) {
-    let remaining = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, remaining).await;
+/// Reads and drops the rest of a body, for a limited time. Returns whether it came to its end.
+pub(crate) async fn discard(mut body: Incoming) -> bool {
+    let remaining = async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    let ended = tokio::time::timeout(DISCARD_TIMEOUT, remaining).await;
+    ended.unwrap_or(false)
 }
 
 /// A body that was read. Its bytes count until it is dropped.

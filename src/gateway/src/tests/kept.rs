@@ -99,6 +99,21 @@ async fn a_request_that_was_held_keeps_its_connection_as_well() {
     );
 }
 
+/// The client would send its next request where the rest of the body is expected.
+#[tokio::test]
+async fn a_connection_is_not_kept_where_a_body_was_not_read() {
+    let refusal = json!({"status": 0, "code": "BudgetExhausted", "message": "no"});
+    let mut gateway = TestGateway::new(always()).await;
+    gateway.set_service(always(), refusal);
+    let head =
+        b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
+    let answer = send(gateway.address, head).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 429") && answer.contains(CLOSES),
+        "{answer}"
+    );
+}
+
 #[tokio::test]
 async fn a_gateway_that_leaves_keeps_no_connection_after_its_next_answer() {
     let mut gateway = TestGateway::new(always()).await;
