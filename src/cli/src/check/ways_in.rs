@@ -87,7 +87,7 @@ fn describe(namespace: &str, name: &str, findings: &[Finding]) -> (String, bool)
     let said = match (hindered, unknown) {
         (0, 0) => "requests wake it, as far as can be seen".to_owned(),
         (0, _) => format!("nothing that was seen keeps requests from waking it; {unknown} unknown"),
-        _ => format!("{hindered} found that requests do not wake it by, {unknown} unknown"),
+        _ => format!("{hindered} of these keep requests from waking it; {unknown} unknown"),
     };
     writeln!(text, "{said}. {PAGE} says which mode to choose").ok();
     (text, hindered == 0)

@@ -404,7 +404,7 @@ async fn the_cluster_is_asked_and_conditions_of_the_service_are_findings() {
         "  ok       Service chat (10.0.0.1) is as it should be\n",
         "  NO       no EndpointSlice names gateways for its Service's IPv4 address\n",
         "  NO       0 of 0 gateways in bursar-system are ready\n",
-        "3 found that requests do not wake it by,",
+        "3 of these keep requests from waking it;",
     ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
