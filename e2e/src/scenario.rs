@@ -111,7 +111,16 @@ pub fn apply_service(
         ]);
         Ok(slice.is_ok_and(|addresses| addresses.split_whitespace().count() == 2))
     })?;
-    let address = traffic::address("chat", namespace)?;
+    // it comes after the gateways' slice, and the cluster's DNS takes a moment to know it
+    wait_until("the new Service", 30, || {
+        Ok(get_field(cluster, namespace, "service/chat", ".spec.clusterIP").is_ok())
+    })?;
+    let mut address = None;
+    wait_until("the name of the new Service to have an address", 40, || {
+        address = traffic::address("chat", namespace).ok();
+        Ok(address.is_some())
+    })?;
+    let address = address.ok_or("the new Service has no address")?;
     // kube-proxy takes a moment to know a new Service
     wait_until("the new Service to take connections", 30, || {
         Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_core::model::event::{self, Event};
+use bursar_core::model::event::{self, Counting, Event};
 use bursar_signals::engine_reads::{self, ReadEngine, Reading};
 
 use crate::context::SharedReadings;
@@ -74,10 +74,13 @@ impl EngineReads {
         if !reading.changed {
             return None;
         }
+        let counting = readings.counting(&target.uid);
+        // an engine that shows late may have requests before it shows a counter
+        let is_counted = readings.has_counters(&target.uid) || counting == Counting::Late;
         Some(match readings.busy(&target.uid, reading.at) {
-            Some(requests) if readings.has_counters(&target.uid) => event::Reading::Counted {
+            Some(requests) if is_counted => event::Reading::Counted {
                 requests,
-                is_mean: readings.is_mean(&target.uid),
+                counting,
                 moved,
                 done: readings.last_done(&target.uid).unwrap_or_default(),
             },
@@ -275,7 +278,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let first = event::Reading::Counted {
             requests: 0,
-            is_mean: false,
+            counting: Default::default(),
             // the first read is the first look at its counters
             moved: true,
             done: Default::default(),

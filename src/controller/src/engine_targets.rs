@@ -309,6 +309,7 @@ pub(crate) fn source(engine: EngineSettings) -> Source {
         requests: metric(engine.requests),
         input_tokens: metric(engine.input_tokens),
         output_tokens: metric(engine.output_tokens),
+        counting: engine.counting,
         idle_page: idle_page.map(|names| names.iter().map(|name| (*name).into()).collect()),
     };
     Source::new(engine.metrics_port, engine.metrics_path.into(), metrics)

@@ -258,7 +258,7 @@ impl Cluster {
                 ));
                 let reading = Reading::Counted {
                     requests: 1,
-                    is_mean: false,
+                    counting: Default::default(),
                     moved: true,
                     done: Default::default(),
                 };
@@ -394,7 +394,7 @@ impl Cluster {
     fn reading_event(&self, rng: &mut Rng) -> Event {
         let reading = Reading::Counted {
             requests: rng.u64(0..30),
-            is_mean: false,
+            counting: Default::default(),
             moved: true,
             done: Default::default(),
         };

@@ -138,7 +138,7 @@ impl World {
         for uid in done {
             let reading = Reading::Counted {
                 requests: 0,
-                is_mean: false,
+                counting: Default::default(),
                 moved: false,
                 done: Default::default(),
             };

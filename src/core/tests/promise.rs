@@ -238,7 +238,7 @@ impl Namespace {
                 if self.rng.bool() {
                     let reading = Reading::Counted {
                         requests: 0,
-                        is_mean: false,
+                        counting: Default::default(),
                         moved: true,
                         done: Default::default(),
                     };

@@ -3,18 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::engine_metrics::{MissingMetric, Page, PageReader, Sample, Source};
+use crate::engine_metrics::{MissingMetric, PageReader, Sample, Source};
 use crate::exposition::LineTooLong;
 use crate::metrics_page::{self, KeptConnection};
-use crate::request_time::RequestTime;
 
 /// A read takes no longer.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The growth of a counter of which nothing is known is seen after this time.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a pod's metrics could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -45,21 +39,13 @@ pub enum Error {
     Task(String),
 }
 
-/// What is kept of an engine between two reads.
-#[derive(Debug, Default)]
-pub struct Kept {
-    connection: Option<KeptConnection>,
-    /// Only of an engine whose requests are known by their time alone.
-    time: Option<Box<RequestTime>>,
-}
-
 /// A client for metrics.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scraper;
 
 impl Scraper {
     /// Reads the metrics of the pod at `address`, on the connection of the last read if there is
-    /// one. Returns what is kept for the next read. There is no time limit.
+    /// one. Returns the connection if it can be used again. There is no time limit.
     ///
     /// # Errors
     /// When it does not answer, or not with the metrics that `source` names.
@@ -67,28 +53,13 @@ impl Scraper {
         &self,
         address: IpAddr,
         source: &Source,
-        kept: Option<Kept>,
-    ) -> Result<(Sample, Option<Kept>), Error> {
+        kept: Option<KeptConnection>,
+    ) -> Result<(Sample, Option<KeptConnection>), Error> {
         let address = SocketAddr::new(address, source.port);
-        let Kept { connection, time } = kept.unwrap_or_default();
-        let (mut page, mut connection) = read_page(address, source, connection).await?;
-        let Some(seconds) = page.load.request_seconds else {
-            let kept = connection.map(|connection| Kept {
-                connection: Some(connection),
-                time: None,
-            });
-            return Ok((page.sample(0.0), kept));
-        };
-        let mut time = time.unwrap_or_default();
-        time.add(Instant::now(), seconds);
-        if time.in_progress().is_none() {
-            tokio::time::sleep(SECOND_LOOK).await;
-            (page, connection) = read_page(address, source, connection).await?;
-            time.add(Instant::now(), page.load.request_seconds.unwrap_or(seconds));
-        }
-        let sample = page.sample(time.in_progress().unwrap_or(0.0));
-        let time = Some(time);
-        Ok((sample, Some(Kept { connection, time })))
+        let mut reader = PageReader::new(source);
+        let take = |piece: &[u8]| Ok(reader.take(piece)?);
+        let kept = metrics_page::read(address, &source.path, kept, take).await?;
+        Ok((reader.finish()?, kept))
     }
 
     /// Reads a text, bounded in time and bytes.
@@ -108,17 +79,6 @@ impl Scraper {
             .map_err(|_| Error::Slow)??;
         String::from_utf8(page).map_err(|error| Error::Http(error.to_string()))
     }
-}
-
-async fn read_page(
-    address: SocketAddr,
-    source: &Source,
-    kept: Option<KeptConnection>,
-) -> Result<(Page, Option<KeptConnection>), Error> {
-    let mut reader = PageReader::new(source);
-    let take = |piece: &[u8]| Ok(reader.take(piece)?);
-    let kept = metrics_page::read(address, &source.path, kept, take).await?;
-    Ok((reader.finish()?, kept))
 }
 
 #[cfg(test)]
@@ -148,40 +108,6 @@ mod tests {
         Metric {
             alternatives: vec![vec![Selector::all(name)]],
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn requests_without_a_gauge_are_known_by_the_time_they_took() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let metrics = EngineMetrics {
-            loads: vec![
-                Load {
-                    running: metric("running"),
-                    ..Load::default()
-                },
-                Load {
-                    request_time: metric("us"),
-                    units_per_second: 1_000_000,
-                    ..Load::default()
-                },
-            ],
-            ..EngineMetrics::default()
-        };
-        let source = Source::new(address.port(), "/metrics".into(), metrics);
-        let server = tokio::spawn(async move {
-            // 2 s of requests within the half second between two looks, and none thereafter
-            let pages = ["us 5e6\n", "us 7e6\n", "us 7e6\n", "other 1\n"].map(page);
-            serve(&listener, &pages).await
-        });
-        let (sample, kept) = Scraper.read(address.ip(), &source, None).await.unwrap();
-        assert_eq!((sample.busy, sample.is_mean), (4, true));
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        let (sample, kept) = Scraper.read(address.ip(), &source, kept).await.unwrap();
-        assert_eq!(sample.busy, 1, "2 s of requests in the last 2 s");
-        let missing = Scraper.read(address.ip(), &source, kept).await.unwrap_err();
-        assert_eq!(missing.to_string(), "there is no metric running, nor us");
-        server.await.unwrap();
     }
 
     /// Takes the head of one request; `false` if the client is gone.

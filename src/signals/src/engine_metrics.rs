@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bursar_core::ledger::EngineCounters;
+use bursar_core::model::event::Counting;
 
 use crate::exposition::{LineTooLong, OtherSeries, Selector, Selectors, Sums};
 
@@ -43,6 +44,8 @@ pub struct EngineMetrics {
     pub input_tokens: Metric,
     /// Counter: tokens written.
     pub output_tokens: Metric,
+    /// How soon the page shows what the engine does, where gauges tell how many requests run.
+    pub counting: Counting,
     /// The engine shows a metric from its first value on. A page with no series but those that
     /// begin with one of these is of one that has had no request; `None` if it shows all from the
     /// start.
@@ -97,8 +100,7 @@ impl Load {
         [&self.queued, &self.running, &self.request_time]
     }
 
-    /// The gauges and the time in seconds, by the sums of the metrics' series, which are the next
-    /// of `sums`.
+    /// The gauges and the time, by the sums of the metrics' series, which are the next of `sums`.
     ///
     /// # Errors
     /// The first metric that is not on the page.
@@ -112,10 +114,10 @@ impl Load {
         }
         let [queued, running, time] = values.map(|(_, value)| value);
         let gauge = |value: Option<f64>| value.unwrap_or(0.0).clamp(0.0, MAX_GAUGE) as u64;
-        let per_second = f64::from(self.units_per_second.max(1));
+        let micros = 1e6 / f64::from(self.units_per_second.max(1));
         Ok(LoadValue {
             requests: gauge(queued) + gauge(running),
-            request_seconds: time.map(|time| time / per_second),
+            request_micros: time.map(|time| (time * micros).clamp(0.0, MAX_COUNTER) as u64),
         })
     }
 }
@@ -148,8 +150,11 @@ impl Metric {
 pub struct Sample {
     /// Requests waiting and running.
     pub busy: u64,
-    /// They are a mean of the last seconds, which a request that goes on for longer is not in.
-    pub is_mean: bool,
+    /// Microseconds that requests took so far, on an engine without a gauge of those that run: their
+    /// growth tells of them.
+    pub request_micros: Option<u64>,
+    /// How soon it shows what the engine does.
+    pub counting: Counting,
     /// What was done so far. That it is unchanged means that nothing happened between two reads.
     pub done: EngineCounters,
     /// Whether there is any counter on the page.
@@ -192,7 +197,7 @@ impl<'s> PageReader<'s> {
     ///
     /// # Errors
     /// It does not say how many requests are on the engine.
-    pub(crate) fn finish(self) -> Result<Page, MissingMetric> {
+    pub(crate) fn finish(self) -> Result<Sample, MissingMetric> {
         let metrics = self.metrics;
         let mut sums = self.sums.finish().into_iter();
         let loads = metrics.loads.iter().map(|load| load.value(&mut sums));
@@ -204,6 +209,10 @@ impl<'s> PageReader<'s> {
         // a counter that nothing has counted yet is not shown
         let counter = |sum: Option<f64>| sum.unwrap_or(0.0).clamp(0.0, MAX_COUNTER) as u64;
         let load = match loads.iter().find_map(|load| load.as_ref().ok()) {
+            // a time without its requests would not tell when one has ended
+            Some(load) if load.request_micros.is_some() && requests.is_none() => {
+                return Err(MissingMetric(metrics.requests.names()));
+            }
             Some(load) => *load,
             None if self.others.has_none() => LoadValue::default(),
             // what an engine has is not zero because a version calls it otherwise
@@ -213,8 +222,13 @@ impl<'s> PageReader<'s> {
                 return Err(MissingMetric(missing.join(", nor ")));
             }
         };
-        Ok(Page {
-            load,
+        Ok(Sample {
+            busy: load.requests,
+            request_micros: load.request_micros,
+            counting: match load.request_micros {
+                Some(_) => Counting::Late,
+                None => metrics.counting,
+            },
             has_counters: counters.iter().any(Option::is_some),
             done: EngineCounters {
                 requests: counter(requests),
@@ -227,32 +241,11 @@ impl<'s> PageReader<'s> {
 
 /// How many requests are on an engine.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct LoadValue {
+struct LoadValue {
     /// Those that wait and run, by the gauges.
-    pub(crate) requests: u64,
-    /// The time that requests took, if that tells of those that run.
-    pub(crate) request_seconds: Option<f64>,
-}
-
-/// What a page says.
-#[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) load: LoadValue,
-    /// What was done so far.
-    done: EngineCounters,
-    has_counters: bool,
-}
-
-impl Page {
-    /// With the mean number of requests in progress, where no gauge tells of them.
-    pub(crate) fn sample(&self, in_progress: f64) -> Sample {
-        Sample {
-            busy: self.load.requests + in_progress.clamp(0.0, MAX_GAUGE) as u64,
-            is_mean: self.load.request_seconds.is_some(),
-            done: self.done,
-            has_counters: self.has_counters,
-        }
-    }
+    requests: u64,
+    /// Microseconds that requests took, if that tells of those that run.
+    request_micros: Option<u64>,
 }
 
 #[cfg(test)]
@@ -267,10 +260,10 @@ mod tests {
     }
 
     fn sample_of(page: &str) -> Result<Sample, MissingMetric> {
-        Ok(page_of(&source(), page)?.sample(0.0))
+        page_of(&source(), page)
     }
 
-    fn page_of(source: &Source, page: &str) -> Result<Page, MissingMetric> {
+    fn page_of(source: &Source, page: &str) -> Result<Sample, MissingMetric> {
         let mut reader = PageReader::new(source);
         for piece in page.as_bytes().chunks(7) {
             reader.take(piece).unwrap();
@@ -283,7 +276,7 @@ mod tests {
         let mut metrics = metrics(["w", "r", "done", "read", "written"]);
         metrics.idle_page = Some(vec!["process_".to_owned()]);
         let source = Source::new(0, "/metrics".into(), metrics.clone());
-        let busy = |page: &str| page_of(&source, page).map(|page| page.load.requests);
+        let busy = |page: &str| page_of(&source, page).map(|sample| sample.busy);
         assert_eq!(busy("").unwrap(), 0);
         let fresh = "# TYPE w gauge\n\nprocess_cpu_seconds 2\n  process_threads 9";
         assert_eq!(busy(fresh).unwrap(), 0);
@@ -294,6 +287,26 @@ mod tests {
         metrics.idle_page = None;
         let source = Source::new(0, "/metrics".into(), metrics);
         assert!(page_of(&source, "").is_err(), "it shows all from the start");
+    }
+
+    #[test]
+    fn the_time_of_requests_needs_their_number() {
+        let load = Load {
+            request_time: alternatives(&[&["ms"]]),
+            units_per_second: 1_000,
+            ..Load::default()
+        };
+        let metrics = EngineMetrics {
+            loads: vec![load],
+            requests: alternatives(&[&["done"]]),
+            ..EngineMetrics::default()
+        };
+        let source = Source::new(0, "/metrics".into(), metrics);
+        let sample = page_of(&source, "ms 2500\ndone 4\n").unwrap();
+        assert_eq!(sample.request_micros, Some(2_500_000));
+        assert_eq!(sample.counting, Counting::Late);
+        let error = page_of(&source, "ms 2500\n").unwrap_err();
+        assert_eq!(error.to_string(), "there is no metric done");
     }
 
     /// Metrics that every version calls so.
@@ -332,7 +345,7 @@ mod tests {
             ..EngineMetrics::default()
         };
         let source = Source::new(0, "/metrics".into(), metrics);
-        let queued = |page: &str| page_of(&source, page).map(|page| page.load.requests);
+        let queued = |page: &str| page_of(&source, page).map(|sample| sample.busy);
         assert_eq!(queued("new 1\nswapped 2\nold 1\n").unwrap(), 3);
         assert_eq!(queued("old 1\nnew 4\n").unwrap(), 4);
         assert_eq!(queued("old 1\n").unwrap(), 1);
@@ -346,7 +359,8 @@ mod tests {
             sample_of("w 2\nr 3\ndone 7\nwritten 70\n").unwrap(),
             Sample {
                 busy: 5,
-                is_mean: false,
+                request_micros: None,
+                counting: Counting::EachStep,
                 done: EngineCounters {
                     requests: 7,
                     input_tokens: 0,
@@ -420,10 +434,11 @@ mod tests {
             output_tokens: 40,
         };
         assert_eq!(
-            page_of(&source, &page).unwrap().sample(0.0),
+            page_of(&source, &page).unwrap(),
             Sample {
                 busy: 10,
-                is_mean: false,
+                request_micros: None,
+                counting: Counting::EachStep,
                 done,
                 has_counters: true
             }

@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::engine::{Error, Kept, READ_TIMEOUT, Scraper};
+use crate::engine::{Error, READ_TIMEOUT, Scraper};
 use crate::engine_metrics::{Sample, Source};
+use crate::metrics_page::KeptConnection;
+use crate::request_time::RequestTime;
 use crate::schedule::{Outcome, Schedule, Settings, TargetId};
 use crate::store::FRESH;
 
@@ -65,13 +67,13 @@ pub trait ReadEngine: Clone + Send + 'static {
 }
 
 impl ReadEngine for Scraper {
-    type Kept = Kept;
+    type Kept = KeptConnection;
 
     fn read(
         &self,
         target: &Target,
-        kept: Option<Kept>,
-    ) -> impl Future<Output = ReadResult<Kept>> + Send {
+        kept: Option<KeptConnection>,
+    ) -> impl Future<Output = ReadResult<KeptConnection>> + Send {
         self.read(target.address, &target.source, kept)
     }
 }
@@ -112,6 +114,8 @@ impl Targets {
 struct Known<K> {
     target: Arc<Target>,
     kept: Option<K>,
+    /// Only of an engine whose requests are known by their time.
+    request_time: Option<Box<RequestTime>>,
     last: LastReading,
 }
 
@@ -202,6 +206,7 @@ impl<R: ReadEngine> EngineReads<R> {
         let known = Known {
             target: Arc::new(target),
             kept: None,
+            request_time: None,
             last: LastReading::default(),
         };
         self.targets.insert(id, known);
@@ -250,8 +255,13 @@ impl<R: ReadEngine> EngineReads<R> {
         let Some(known) = self.targets.get_mut(&id) else {
             return;
         };
-        let result = read.map(|(sample, kept)| {
+        let result = read.map(|(mut sample, kept)| {
             known.kept = kept;
+            if let Some(micros) = sample.request_micros {
+                let time = known.request_time.get_or_insert_default();
+                time.add(Instant::now(), micros, sample.done.requests);
+                sample.busy = sample.busy.saturating_add(time.in_progress());
+            }
             sample
         });
         let changed = known.last.update(result.as_ref().ok().copied(), elapsed);
@@ -354,7 +364,8 @@ mod tests {
             Ok((
                 Sample {
                     busy,
-                    is_mean: false,
+                    request_micros: None,
+                    counting: Default::default(),
                     done,
                     has_counters: true,
                 },
@@ -458,7 +469,8 @@ mod tests {
             };
             Some(Sample {
                 busy,
-                is_mean: false,
+                request_micros: None,
+                counting: Default::default(),
                 done,
                 has_counters: true,
             })

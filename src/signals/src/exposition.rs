@@ -35,15 +35,8 @@ impl Selector {
         }
     }
 
-    /// Whether a sample of this name, with these labels and value behind it, is selected.
-    fn selects(&self, rest: &[u8]) -> bool {
-        if self.labels.is_empty() {
-            return true;
-        }
-        let inner = rest.trim_ascii_start().strip_prefix(b"{");
-        let inner = inner.and_then(|inner| inner.get(..end_of_labels(inner)? - 1));
-        let text = inner.map(String::from_utf8_lossy).unwrap_or_default();
-        let labels = labels(&text);
+    /// Whether a sample of this name with these labels is selected.
+    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.labels
             .iter()
             .all(|(key, value)| labels.get(key).map_or("", String::as_str) == value)
@@ -196,6 +189,8 @@ impl<'s> Sums<'s> {
         if let Some(declared) = line.strip_prefix(TYPE) {
             return self.declare(declared);
         }
+        // read once at most, however many selectors ask for them
+        let mut labels = None;
         for (selector, sum) in self.selectors.all.iter().zip(&mut self.sums) {
             let name = selector.name.as_bytes();
             let ends_name = |byte: &u8| matches!(byte, b'{' | b' ' | b'\t');
@@ -203,7 +198,9 @@ impl<'s> Sums<'s> {
                 && let Some(rest) = line.strip_prefix(name)
             {
                 sum.has_samples = true;
-                if selector.selects(rest) {
+                let is_selected = selector.labels.is_empty()
+                    || selector.selects(labels.get_or_insert_with(|| labels_of(rest)));
+                if is_selected {
                     sum.value = Some(sum.value.unwrap_or(0.0) + value(rest));
                 }
             }
@@ -353,6 +350,13 @@ pub fn samples<'a>(
         let labels = labels(&inner[..end_of_labels(inner.as_bytes())? - 1]);
         Some((labels, value(labelled.as_bytes())))
     })
+}
+
+/// The labels in what follows a sample's name.
+fn labels_of(rest: &[u8]) -> BTreeMap<String, String> {
+    let inner = rest.trim_ascii_start().strip_prefix(b"{");
+    let inner = inner.and_then(|inner| inner.get(..end_of_labels(inner)? - 1));
+    labels(&inner.map(String::from_utf8_lossy).unwrap_or_default())
 }
 
 /// `a="x",b="y"`, where a backslash escapes what follows in a value.

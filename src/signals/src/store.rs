@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bursar_core::ledger::EngineCounters;
+use bursar_core::model::event::Counting;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::engine_metrics::Sample;
@@ -28,12 +29,18 @@ pub struct Readings {
 impl Readings {
     /// Takes a pod's sample. Returns whether its counters differ from the last ones, or there were
     /// none: what came before a first look is not known.
-    pub fn sample(&mut self, uid: &str, sample: Sample, now: Timestamp) -> bool {
+    pub fn sample(&mut self, uid: &str, mut sample: Sample, now: Timestamp) -> bool {
         let reading = self.pods.entry(uid.to_owned()).or_default();
         let last = reading.last;
+        // a page without them does not take back what was done
+        if let Some((_, last)) = last.filter(|_| !sample.has_counters) {
+            sample.done = last.done;
+        }
         let moved = last.is_none_or(|(_, last)| last.done != sample.done);
         if let Some((at, last)) = last {
-            let is_idle = !moved && last.busy == 0 && sample.busy == 0;
+            // nor does a request that goes on show where they are known by their time
+            let is_known = sample.request_micros.is_none();
+            let is_idle = is_known && !moved && last.busy == 0 && sample.busy == 0;
             // longer gaps hide what came and went
             if is_idle && now.duration_since(at) < FRESH {
                 reading.idle += now.duration_since(at);
@@ -85,10 +92,10 @@ impl Readings {
         (now.duration_since(at) < FRESH).then_some(sample.busy)
     }
 
-    /// Whether the requests on one pod are a mean of the last seconds.
-    pub fn is_mean(&self, uid: &str) -> bool {
+    /// How soon the page of one pod shows what it does.
+    pub fn counting(&self, uid: &str) -> Counting {
         let last = self.pods.get(uid).and_then(|reading| reading.last);
-        last.is_some_and(|(_, sample)| sample.is_mean)
+        last.map_or_else(Counting::default, |(_, sample)| sample.counting)
     }
 
     /// Whether the last page of a pod had any counter.
@@ -118,7 +125,8 @@ mod tests {
         };
         Sample {
             busy,
-            is_mean: false,
+            request_micros: None,
+            counting: Counting::EachStep,
             done,
             has_counters: true,
         }

@@ -125,7 +125,7 @@ impl Simulation {
                         }
                         Reading::Counted {
                             requests,
-                            is_mean: false,
+                            counting: Default::default(),
                             moved,
                             done: pod.done(self.now),
                         }

@@ -12,6 +12,7 @@ pub mod series_selector;
 
 use std::borrow::Cow;
 
+use bursar_core::model::event::Counting;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ pub struct EngineSettings {
     pub input_tokens: Alternatives,
     /// Counter: tokens written.
     pub output_tokens: Alternatives,
+    /// How soon its page shows what it does.
+    pub counting: Counting,
     /// See [`Preset::idle_page`].
     pub idle_page: Option<&'static [&'static str]>,
 }
@@ -180,6 +183,7 @@ impl EngineSettings {
             requests: read(preset.requests)?,
             input_tokens: read(preset.input_tokens)?,
             output_tokens: read(preset.output_tokens)?,
+            counting: preset.counting,
             idle_page: preset.idle_page,
         })
     }
@@ -203,6 +207,7 @@ impl EngineSettings {
             requests: Vec::new(),
             input_tokens: Vec::new(),
             output_tokens: Vec::new(),
+            counting: Counting::AtEnd,
             idle_page: None,
         })
     }

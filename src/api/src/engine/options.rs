@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::series_selector::{self, SERIES_MESSAGE};
 
-/// The most alternatives of a metric, and the most paths without a model.
-const MOST: usize = 8;
+/// The most alternatives of a metric.
+const MOST_NAMES: usize = 4;
+/// The most paths without a model.
+const MOST_PATHS: usize = 16;
 const PATH: &str = "^/[!-~]*$";
 /// CEL: a custom engine says where it listens and how many requests are on it.
 pub(crate) const CUSTOM_RULE: &str = "self.engine != 'Custom' || has(self.engineOptions) && has(self.engineOptions.port) \
@@ -44,7 +46,7 @@ pub struct EngineOptions {
     /// Paths whose answers need no model: requests for them wake no service. The paths of health and
     /// metrics are always among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = MOST), inner(length(max = 256), regex(pattern = PATH)))]
+    #[schemars(length(max = MOST_PATHS), inner(length(max = 256), regex(pattern = PATH)))]
     pub paths_without_model: Option<Vec<String>>,
     /// What its metrics are called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +124,7 @@ fn alternatives(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
-        "maxItems": MOST,
+        "maxItems": MOST_NAMES,
         "items": {"type": "string", "maxLength": 256},
         "x-kubernetes-validations": [{
             "rule": format!("self.all(name, name.matches(r'{pattern}'))"),

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use bursar_core::model::event::Counting;
+
 use super::Engine;
 use super::options::TimeUnit;
 
@@ -29,6 +31,8 @@ pub struct Preset {
     pub input_tokens: &'static [&'static str],
     /// Counter: tokens written.
     pub output_tokens: &'static [&'static str],
+    /// How soon its page shows what it does.
+    pub counting: Counting,
     /// The engine shows a metric from its first value on. A page with no series but those that begin so
     /// is of one that has had no request yet; `None` if it shows all from the start.
     pub idle_page: Option<&'static [&'static str]>,
@@ -116,6 +120,7 @@ const VLLM: Preset = Preset {
     requests: &["vllm:request_success_total"],
     input_tokens: &["vllm:prompt_tokens_total"],
     output_tokens: &["vllm:generation_tokens_total"],
+    counting: Counting::EachStep,
     idle_page: None,
 };
 
@@ -165,6 +170,7 @@ const SGLANG: Preset = Preset {
     ],
     input_tokens: &["sglang:prompt_tokens_total"],
     output_tokens: &["sglang:generation_tokens_total"],
+    counting: Counting::AtEnd,
     idle_page: Some(&["python_", "process_"]),
 };
 
@@ -184,7 +190,14 @@ const TGI: Preset = Preset {
     requests: &["tgi_request_success"],
     input_tokens: &["tgi_request_input_length_sum"],
     output_tokens: &["tgi_request_generated_tokens_sum"],
-    idle_page: Some(&["tgi_batch_max_total_tokens", "tgi_batch_total_tokens"]),
+    counting: Counting::AtEnd,
+    idle_page: Some(&[
+        "tgi_batch_max_total_tokens",
+        "tgi_batch_total_tokens",
+        // what was refused has come to no queue
+        "tgi_request_count",
+        "tgi_request_failure",
+    ]),
 };
 
 /// Triton Inference Server. Its TensorRT-LLM backend has gauges of its own. An ensemble counts each
@@ -248,10 +261,12 @@ const TRITON: Preset = Preset {
         "nv_llm_output_token_len_sum",
         "vllm:generation_tokens_total",
     ],
+    counting: Counting::AtEnd,
     idle_page: None,
 };
 
-/// trtllm-serve. Versions before 2026 have no gauge of requests; their time tells of them.
+/// trtllm-serve. Versions before 2026 have no gauge of requests; their time tells of them. The gauges
+/// are renewed when a request ends, so that the first ones show late.
 ///
 /// <https://nvidia.github.io/TensorRT-LLM/commands/trtllm-serve/trtllm-serve.html>
 const TENSORRT_LLM: Preset = Preset {
@@ -282,7 +297,8 @@ const TENSORRT_LLM: Preset = Preset {
     requests: &["trtllm_request_success_total + trtllm_request_error_total"],
     input_tokens: &["trtllm_prompt_tokens_total"],
     output_tokens: &["trtllm_generation_tokens_total"],
-    idle_page: Some(&["python_", "process_"]),
+    counting: Counting::Late,
+    idle_page: Some(&["python_", "process_", "trtllm_request_error_total"]),
 };
 
 /// The server of llama.cpp. It counts no requests.
@@ -309,6 +325,7 @@ const LLAMA_CPP: Preset = Preset {
     requests: &[],
     input_tokens: &["llamacpp:prompt_tokens_total"],
     output_tokens: &["llamacpp:tokens_predicted_total"],
+    counting: Counting::AtEnd,
     idle_page: None,
 };
 
@@ -342,6 +359,7 @@ const TENSORFLOW_SERVING: Preset = Preset {
     ],
     input_tokens: &[],
     output_tokens: &[],
+    counting: Counting::AtEnd,
     idle_page: None,
 };
 
@@ -361,11 +379,12 @@ const TORCH_SERVE: Preset = Preset {
     requests: &["ts_inference_requests_total"],
     input_tokens: &[],
     output_tokens: &[],
+    counting: Counting::AtEnd,
     idle_page: None,
 };
 
 /// Ray Serve, of which each replica is a cluster of one pod, started with
-/// `--metrics-export-port=8080`. Its proxy counts health checks as requests, so those that reached a
+/// `--metrics-export-port=8080`. Its gauges are up to ten seconds old. Its proxy counts health checks as requests, so those that reached a
 /// deployment count.
 ///
 /// <https://docs.ray.io/en/latest/serve/monitoring.html>
@@ -386,6 +405,8 @@ const RAY_SERVE: Preset = Preset {
         ),
     ],
     requests: &[
+        "ray_vllm_request_success_total",
+        "ray_vllm:request_success_total",
         "ray_serve_deployment_request_counter_total",
         "ray_serve_deployment_request_counter",
     ],
@@ -397,6 +418,7 @@ const RAY_SERVE: Preset = Preset {
         "ray_vllm_generation_tokens_total",
         "ray_vllm:generation_tokens_total",
     ],
+    counting: Counting::Late,
     idle_page: None,
 };
 

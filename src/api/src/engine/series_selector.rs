@@ -2,15 +2,19 @@
 
 use std::fmt;
 
+/// The most selectors in a text: each is compared with each line of a page.
+const MOST_SELECTORS: usize = 4;
+
 /// A regular expression for what [`parse`] reads.
 pub(crate) fn pattern() -> String {
     let label = r#"[a-zA-Z_][a-zA-Z0-9_]*="[^"\\\n]*""#;
     let selector = format!(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{{({label}(,{label})*)?\}})?");
-    format!("^{selector}( [+] {selector})*$")
+    let further = MOST_SELECTORS - 1;
+    format!("^{selector}( [+] {selector}){{0,{further}}}$")
 }
 
 /// What is wrong with a text that [`parse`] does not read.
-pub(crate) const SERIES_MESSAGE: &str = r#"must be the name of a metric, with labels if need be, such as queue_length{pool="chat"}; several are added with " + " between them"#;
+pub(crate) const SERIES_MESSAGE: &str = r#"must be the name of a metric, with labels if need be, such as queue_length{pool="chat"}; up to 4 are added with " + " between them"#;
 
 /// The series of one name whose labels have these values: `name{label="value"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +75,8 @@ pub fn parse(text: &str) -> Result<Vec<SeriesSelector>, SeriesError> {
             labels,
         });
         match rest.strip_prefix(" + ") {
-            Some(next) => rest = next,
+            Some(next) if selectors.len() < MOST_SELECTORS => rest = next,
+            Some(_) => return Err(at(rest)),
             None if rest.is_empty() => return Ok(selectors),
             None => return Err(at(rest)),
         }
@@ -126,6 +131,7 @@ mod tests {
             (r#"q{a:b="1"}"#, 3),
             (r#"q{a="\"}"#, 3),
             ("rate(q[1m])", 5),
+            ("a + b + c + d + e", 14),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.at + 1, at, "{text:?}");

@@ -380,14 +380,15 @@ impl Leader {
         for (pod, busy) in world.serving() {
             let sample = Sample {
                 busy,
-                is_mean: false,
+                request_micros: None,
+                counting: Default::default(),
                 done: Default::default(),
                 has_counters: true,
             };
             let moved = readings.sample(pod::uid(&pod), sample, world.now);
             let reading = Reading::Counted {
                 requests: busy,
-                is_mean: false,
+                counting: Default::default(),
                 moved: moved || busy > 0,
                 done: Default::default(),
             };

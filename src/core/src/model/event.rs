@@ -461,6 +461,18 @@ impl GatewayPod {
     }
 }
 
+/// How soon what is read of an engine shows what it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// Requests are those of now, and a counter moves with each step of one.
+    #[default]
+    EachStep,
+    /// Requests are those of now, and a counter moves when one ends.
+    AtEnd,
+    /// A request may go on that is not among them: they are a mean of the last seconds, or so old.
+    Late,
+}
+
 /// What one read of an engine gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
@@ -468,8 +480,8 @@ pub enum Reading {
     Counted {
         /// How many.
         requests: u64,
-        /// They are a mean of the last seconds, which a request that goes on for longer is not in.
-        is_mean: bool,
+        /// How soon requests and counters show what the engine does.
+        counting: Counting,
         /// Its counters have moved since the read before, or there was none.
         moved: bool,
         /// What the engine has done since it began.

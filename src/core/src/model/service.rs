@@ -10,7 +10,7 @@ use crate::scale_down_limit::ScaleDownLimit;
 use crate::scaling::{History, Signal};
 
 use super::claim::BudgetRank;
-use super::event::{Deployment, Name, Pod, PodCreationFailure, Reading, Service};
+use super::event::{Counting, Deployment, Name, Pod, PodCreationFailure, Reading, Service};
 use super::growth::{LastRead, LearnedDemand};
 use super::missing_replica_pods::MissingReplicaPods;
 use super::namespace::Admission;
@@ -32,6 +32,9 @@ const START_FAILED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// are read nothing moves: one of a million tokens takes two to three minutes at 5,000 to 10,000
 /// tokens a second.
 const STALL_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
+/// The same where counters move when a request ends alone: longer than requests take. Gauges that keep
+/// their last value at rest are believed for so long.
+const STALL_TIMEOUT_AT_END: SignedDuration = SignedDuration::from_mins(30);
 
 /// An order that no object shows after this long is given anew.
 const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
@@ -62,8 +65,7 @@ pub(crate) struct EngineState {
     pub(crate) has_served: bool,
     /// Requests waiting and running, as last read.
     pub(crate) busy: Option<u64>,
-    /// They are a mean of the last seconds.
-    is_mean: bool,
+    counting: Counting,
     /// Why they are not known any more, or not yet.
     pub(crate) stale: Option<Name>,
     /// Since when it has had requests while no counter moved.
@@ -78,16 +80,21 @@ impl EngineState {
         self.busy.is_none() && self.stale.is_none()
     }
 
-    /// Requests waiting and running, if they are known one by one: a mean of none may have missed one
+    /// Requests waiting and running, if they are known: where they show late, none may have missed one
     /// that goes on.
     pub(crate) fn requests(&self) -> Option<u64> {
-        let is_known = |busy: &u64| self.stale.is_none() && (*busy > 0 || !self.is_mean);
+        let is_known =
+            |busy: &u64| self.stale.is_none() && (*busy > 0 || self.counting != Counting::Late);
         self.busy.filter(is_known)
     }
 
     /// When its requests are not believed any more, if no counter moves until then.
     fn stalls_at(&self) -> Option<Timestamp> {
-        self.no_progress_since?.checked_add(STALL_TIMEOUT).ok()
+        let timeout = match self.counting {
+            Counting::EachStep => STALL_TIMEOUT,
+            Counting::AtEnd | Counting::Late => STALL_TIMEOUT_AT_END,
+        };
+        self.no_progress_since?.checked_add(timeout).ok()
     }
 
     /// Whether it has done nothing for so long that its requests are not believed.
@@ -234,20 +241,25 @@ impl ServiceState {
         let is_active = match reading {
             Reading::Counted {
                 requests,
-                is_mean,
+                counting,
                 moved,
                 done,
             } => {
-                engine.is_mean = is_mean;
-                let target = self.spec.as_ref().map_or(1, |spec| spec.target);
-                let last_read = engine.last_read;
-                let is_mixed = self.replaces_pods();
-                let read = (self.learned).read(last_read, (requests, done), target, is_mixed, now);
-                engine.last_read = Some(read);
+                engine.counting = counting;
+                if counting == Counting::Late {
+                    // neither when requests came nor how long they took is known of them
+                    engine.last_read = None;
+                } else {
+                    let target = self.spec.as_ref().map_or(1, |spec| spec.target);
+                    let last_read = engine.last_read;
+                    let is_mixed = self.replaces_pods();
+                    let read =
+                        (self.learned).read(last_read, (requests, done), target, is_mixed, now);
+                    engine.last_read = Some(read);
+                }
                 engine.set_busy(requests, moved, true, now)
             }
             Reading::Uncounted { requests } => {
-                engine.is_mean = false;
                 // an engine that has answered nothing yet shows no counters either, and none that has
                 // started again has answered what was on it before
                 let is_same = engine.stale.is_none();

@@ -33,7 +33,7 @@ fn counted(pod: &str, requests: u64, answered: u64) -> Event {
         pod.into(),
         Reading::Counted {
             requests,
-            is_mean: false,
+            counting: Default::default(),
             moved,
             done,
         },

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod counting;
 mod growth;
-mod mean;
+
 #[path = "../common/pods.rs"]
 mod pods;
 mod refused;

@@ -13,7 +13,7 @@ fn counted(pod: &str, requests: u64, moved: bool) -> Event {
         pod.into(),
         Reading::Counted {
             requests,
-            is_mean: false,
+            counting: Default::default(),
             moved,
             done: Default::default(),
         },

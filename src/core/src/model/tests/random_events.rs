@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, HeldRequests, Job, Key, Name, Node, Owner,
-    Pod, PodCreationFailure, PodCreationReport, PodShape, Reading, Role, Rollout, Scheduling,
-    Service,
+    BatchJob, Budget, Counting, Deployment, Event, GatewayPod, HeldRequests, Job, Key, Name, Node,
+    Owner, Pod, PodCreationFailure, PodCreationReport, PodShape, Reading, Role, Rollout,
+    Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::{OnExhausted, Unmanaged};
@@ -434,15 +434,23 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 1 => Reading::Uncounted {
                     requests: rng.u64(0..20),
                 },
-                _ => Reading::Counted {
-                    requests: rng.u64(0..20) * u64::from(rng.bool()),
-                    is_mean: false,
-                    moved: rng.bool(),
-                    done: EngineCounters {
-                        requests: rng.u64(0..50),
-                        ..EngineCounters::default()
-                    },
-                },
+                _ => {
+                    let requests = rng.u64(0..20) * u64::from(rng.bool());
+                    let counting = match requests % 3 {
+                        0 => Counting::EachStep,
+                        1 => Counting::AtEnd,
+                        _ => Counting::Late,
+                    };
+                    Reading::Counted {
+                        requests,
+                        counting,
+                        moved: rng.bool(),
+                        done: EngineCounters {
+                            requests: rng.u64(0..50),
+                            ..EngineCounters::default()
+                        },
+                    }
+                }
             };
             Event::Reading(name(&format!("uid{}", rng.u8(0..16))), reading)
         }

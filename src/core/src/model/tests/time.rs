@@ -268,7 +268,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
     }
     let reading = Reading::Counted {
         requests: 0,
-        is_mean: false,
+        counting: Default::default(),
         moved: false,
         done: Default::default(),
     };

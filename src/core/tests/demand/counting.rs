@@ -1,15 +1,15 @@
-//! Requests that are known as a mean of the last seconds: one that goes on for longer is not in it.
+//! Requests that show late: one that goes on may not be among them.
 
 use bursar_core::model::Model;
-use bursar_core::model::event::{Event, Reading};
+use bursar_core::model::event::{Counting, Event, Reading};
 use jiff::tz::TimeZone;
 
 use crate::*;
 
-fn counted(requests: u64, is_mean: bool, moved: bool) -> Event {
+fn counted(requests: u64, counting: Counting, moved: bool) -> Event {
     let reading = Reading::Counted {
         requests,
-        is_mean,
+        counting,
         moved,
         done: Default::default(),
     };
@@ -17,7 +17,7 @@ fn counted(requests: u64, is_mean: bool, moved: bool) -> Event {
 }
 
 /// When an idle replica begins to drain, and when it goes.
-fn drained_and_gone(is_mean: bool) -> (i64, i64) {
+fn drained_and_gone(counting: Counting) -> (i64, i64) {
     let mut model = Model::new(TimeZone::UTC, at(-3600));
     let start = [
         Event::Service(key(), Some(service())),
@@ -25,7 +25,7 @@ fn drained_and_gone(is_mean: bool) -> (i64, i64) {
         gateway(-3600),
         demand(0),
         pod("one", -600),
-        counted(0, is_mean, true),
+        counted(0, counting, true),
     ];
     tell(&mut model, 0, start);
     let (mut drained, mut gone) = (None, None);
@@ -46,13 +46,13 @@ fn drained_and_gone(is_mean: bool) -> (i64, i64) {
 }
 
 #[test]
-fn a_replica_of_which_only_a_mean_is_known_has_all_of_the_drain_timeout() {
-    assert_eq!(drained_and_gone(false), (60, 63));
-    assert_eq!(drained_and_gone(true), (60, 120));
+fn a_replica_whose_requests_show_late_has_all_of_the_drain_timeout() {
+    assert_eq!(drained_and_gone(Counting::EachStep), (60, 63));
+    assert_eq!(drained_and_gone(Counting::Late), (60, 120));
 }
 
 #[test]
-fn a_mean_adds_replicas_as_other_requests_do() {
+fn requests_that_show_late_add_replicas_as_others_do() {
     let mut model = Model::new(TimeZone::UTC, at(-3600));
     let start = [
         Event::Service(key(), Some(service())),
@@ -62,8 +62,34 @@ fn a_mean_adds_replicas_as_other_requests_do() {
         pod("one", -600),
     ];
     tell(&mut model, 0, start);
-    tell(&mut model, 1, [counted(17, true, true)]);
+    tell(&mut model, 1, [counted(17, Counting::Late, true)]);
     let asked = model.service(&key()).unwrap().decision.recommended;
     let target = model.service(&key()).map(|_| service().target).unwrap();
     assert_eq!(asked, 17u32.div_ceil(target).min(service().max));
+}
+
+/// When requests of which no counter moves are not believed any more, in minutes.
+fn disbelieved(counting: Counting) -> Option<i64> {
+    let mut model = Model::new(TimeZone::UTC, at(-3600));
+    let start = [
+        Event::Service(key(), Some(service())),
+        replicas(1),
+        gateway(-3600),
+        demand(0),
+        pod("one", -600),
+        counted(3, counting, true),
+    ];
+    tell(&mut model, 0, start);
+    (1..=60).find(|minute| {
+        tell(&mut model, minute * 60, [counted(3, counting, false)]);
+        let stalled = model.service(&key()).unwrap().decision.stalled;
+        stalled.is_some()
+    })
+}
+
+#[test]
+fn an_engine_that_counts_at_the_end_of_a_request_is_believed_for_longer() {
+    assert_eq!(disbelieved(Counting::EachStep), Some(5));
+    assert_eq!(disbelieved(Counting::AtEnd), Some(30));
+    assert_eq!(disbelieved(Counting::Late), Some(30));
 }
