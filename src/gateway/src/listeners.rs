@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::held_bytes::{ByteReservation, CountedBody, HeldBytes};
 use crate::metrics::CauseLabel;
 use crate::refusal::Refusal;
-use crate::request::{ClientBody, RequestHandler};
+use crate::request::{ClientBody, LastResponse, RequestHandler};
 use crate::response_body::{self, ClientRead, ClientReads, StreamExecutor};
 use crate::service_key::ServiceKey;
 use crate::upstream::set_socket_options;
@@ -76,6 +76,8 @@ struct KeptConnection {
     service: Arc<ServiceKey>,
     /// One of the connections that the service's clients may have.
     slot: Arc<()>,
+    /// It is one of those that have no room of the service's.
+    is_denied: bool,
     bytes: HeldBytes,
     /// The bytes of further heads, once it is kept.
     kept: Arc<Mutex<Option<ByteReservation>>>,
@@ -83,16 +85,18 @@ struct KeptConnection {
 
 impl KeptConnection {
     /// Whether the connection is kept after the answer to a request that has come. It is not while the
-    /// service's clients have more than half of the connections that they may have, or while heads on kept
-    /// connections could take more than they may: then others find room as if none were kept.
+    /// service's clients have more than half of the connections that they may have, where the client might
+    /// not reach the service when it came, or while heads on kept connections could take more than they may:
+    /// then others find room as if none were kept.
     fn keeps(&self) -> bool {
         if !self.handler.limits().close_clients {
             return true;
         }
         let most = self.handler.hold_queue().max_connections(&self.service) / 2;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_keep =
-            self.handler.may_keep_clients(&self.service) && Arc::strong_count(&self.slot) <= most;
+        let may_keep = !self.is_denied
+            && self.handler.may_keep_clients(&self.service)
+            && Arc::strong_count(&self.slot) <= most;
         if !may_keep {
             *kept = None;
         } else if kept.is_none() {
@@ -226,7 +230,8 @@ async fn accept(
             () = closed.cancelled() => return,
             accepted = accepted => accepted,
         };
-        let slot = match handler.hold_queue().is_denied(&service, peer.ip()) {
+        let is_denied = handler.hold_queue().is_denied(&service, peer.ip());
+        let slot = match is_denied {
             false => Arc::clone(&slots),
             true if Arc::strong_count(&denied_slots) > MAX_DENIED_CONNECTIONS => continue,
             true => Arc::clone(&denied_slots),
@@ -235,6 +240,7 @@ async fn accept(
             handler: handler.clone(),
             service: Arc::clone(&service),
             slot,
+            is_denied,
             bytes: kept.clone(),
             kept: Arc::default(),
         };
@@ -303,7 +309,8 @@ async fn serve_connection(
                 keeps,
             };
             let response = handle_counted(&handler, &service, request, client).await;
-            if !keeps {
+            let is_last = response.extensions().get::<LastResponse>().is_some();
+            if !keeps || is_last {
                 first_response.cancel();
             }
             Ok::<_, Infallible>(response)

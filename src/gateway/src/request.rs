@@ -80,6 +80,10 @@ struct Shared {
 /// The response to a request: a refusal, or a replica's response.
 pub(crate) type ClientResponse = Response<ClientBody>;
 
+/// Marks a response after which its connection ends, whether it is to be kept or not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastResponse;
+
 /// Its body.
 pub(crate) type ClientBody = Either<Full<Bytes>, StreamedBody>;
 
@@ -180,8 +184,14 @@ impl RequestHandler {
             Some(body) => request_body::discard(body).await,
             None => false,
         };
-        let response = refusal.response(Timestamp::now()).map(Either::Left);
-        self.finish(parts.version, refusal.outcome(), response, keeps && is_read)
+        // one that may not reach the service leaves its room to others
+        let is_let_in = refusal.reason != RefusalReason::CallerNotAllowed;
+        let keeps = keeps && is_read && is_let_in;
+        let mut response = refusal.response(Timestamp::now()).map(Either::Left);
+        if !is_let_in {
+            response.extensions_mut().insert(LastResponse);
+        }
+        self.finish(parts.version, refusal.outcome(), response, keeps)
     }
 
     /// Whether connections of a service's clients may be kept after an answer: all of its requests go

@@ -239,3 +239,30 @@ async fn requests_to_a_warm_service_are_no_messages_to_the_leader() {
     assert_eq!(subscription.next().await.services[0].held, 1);
     held.abort();
 }
+
+/// They would take room of those that may reach it.
+#[tokio::test]
+async fn a_client_that_may_not_reach_a_service_keeps_no_connection() {
+    let mut gateway = TestGateway::new(always()).await;
+    gateway.set_replica(Some(replica().await));
+    let key = ("other".to_owned(), "scanner".to_owned());
+    let address = "127.0.0.1".parse().unwrap();
+    gateway.directory.set_pod(&key, vec![address], &[].into());
+    gateway.directory.publish(true);
+    let mut earlier = KeptClient::connect(gateway.address).await;
+    assert!(!earlier.complete().await.contains(CLOSES));
+    let only_own = json!({"mode": "Always", "allowFrom": [{"podSelector": {}}]});
+    gateway.set_service(only_own, Value::Null);
+    let new = KeptClient::connect(gateway.address).await;
+    for mut client in [earlier, new] {
+        let answer = client.complete().await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains(CLOSES),
+            "{answer}"
+        );
+        let mut rest = Vec::new();
+        let rest = client.0.read_to_end(&mut rest);
+        let ended = tokio::time::timeout(TIMEOUT, rest).await;
+        assert!(ended.is_ok(), "it is open");
+    }
+}
