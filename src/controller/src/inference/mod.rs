@@ -65,7 +65,8 @@ pub(crate) async fn apply(
 }
 
 /// The next step of the way of requests: what fails keeps none of the rest from being as it should. Gateways
-/// come into the path before replicas leave it, so the slice goes before the Service.
+/// come into the path before replicas leave it, so the slice goes before the Service. Where the Service may be
+/// somebody else's, it goes first: the cluster would send that one's requests to the slice's gateways.
 async fn apply_path(
     context: &Context,
     key: &Key,
@@ -73,15 +74,53 @@ async fn apply_path(
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let port = port(context, object, now).ok();
-    let path = RequestPath::next(PathState::of(context, object, port.is_some()));
+    let state = PathState::of(context, object, port.is_some());
+    let path = RequestPath::next(state);
     let replicas = match path.replicas_service {
         true => apply_service(context, key, build::replicas_service(object), now).await,
         false => delete_replicas_service(context, key, object).await,
     };
-    let slices = apply_slices(context, key, object, (port, path.gateways_ready), now).await;
+    let slices = apply_slices(context, key, object, (port, path.gateways_ready), now);
     let front = build::service(object, path.through_gateways);
-    let front = apply_service(context, key, front, now).await;
+    let front = apply_service(context, key, front, now);
+    let (front, slices) = match state.owns_front {
+        true => {
+            let slices = slices.await;
+            (front.await, slices)
+        }
+        false => {
+            let front = front.await;
+            let slices = match &front {
+                Ok(()) => slices.await,
+                Err(ApiError::Foreign { .. }) => {
+                    empty_slices(context, key, object, port, now).await
+                }
+                Err(_) => Ok(()),
+            };
+            (front, slices)
+        }
+    };
     front.and(slices).and(replicas)
+}
+
+/// Takes all gateways out of the slices that a service has.
+async fn empty_slices(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    port: Option<u16>,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let Some(port) = port else { return Ok(()) };
+    let mut emptied = Ok(());
+    for family in Family::ALL {
+        let slice = Key::new(&key.namespace, &family.gateway_slice(&key.name));
+        if cached(&context.stores.slices, &slice).is_some() {
+            let wanted = build::gateway_endpoints(object, family, port, [], false);
+            emptied = apply_slice(context, key, wanted, now).await.and(emptied);
+        }
+    }
+    emptied
 }
 
 /// Deletes the Service of the replicas, if the service owns one that it does not need.
@@ -136,9 +175,11 @@ pub(crate) async fn apply_endpoints(
     };
     let port = port(context, &object, now).ok();
     let state = PathState::of(context, &object, port.is_some());
-    apply_slices(context, key, &object, (port, state.has_gateways()), now)
-        .await
-        .map_err(Unapplied::after_order)
+    let applied = match state.owns_front {
+        true => apply_slices(context, key, &object, (port, state.has_gateways()), now).await,
+        false => empty_slices(context, key, &object, port, now).await,
+    };
+    applied.map_err(Unapplied::after_order)
 }
 
 /// Tells the pods and the Deployment what was ordered.

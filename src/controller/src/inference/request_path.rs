@@ -48,6 +48,8 @@ pub(crate) struct PathState {
     pub(crate) has_gateway: bool,
     /// There are gateways, and none has an address of one of these families.
     pub(crate) lacks_address: bool,
+    /// The Service of the service's own name is there, and is not somebody else's.
+    pub(crate) owns_front: bool,
     /// The Service of the replicas is there.
     pub(crate) has_replicas_service: bool,
     /// The slice has gateways, as ready ones.
@@ -75,7 +77,7 @@ impl RequestPath {
         let was_begun = state.has_gateways();
         let is_back = !state.is_through_gateways && state.has_replicas;
         let gateways_ready = match state.is_always {
-            true => state.has_replicas_service || was_begun,
+            true => state.has_replicas_service && state.owns_front || was_begun,
             false => was_begun && !is_back,
         };
         // without a gateway requests had better reach a replica that is ready than nobody; but not
@@ -109,6 +111,7 @@ impl PathState {
             (is_kept && is_owned(&*found, owner)).then_some(found)
         };
         let gateways = lock(&context.index).gateways(&context.namespace);
+        let front = found(&key.name);
         let families = families(stores, &key);
         let has_address = |family: &Family| gateways.iter().any(|each| family.contains(each));
         let is_ready = |family: &Family| has_ready_gateway(stores, &key, *family);
@@ -117,9 +120,10 @@ impl PathState {
             restricts_callers: object.spec.activation.allow_from.is_some(),
             has_gateway: has_port && families.iter().all(has_address),
             lacks_address: !gateways.is_empty() && !families.iter().all(has_address),
+            owns_front: front.is_some(),
             has_replicas_service: found(&replicas_service(&key.name)).is_some(),
             gateways_ready: families.iter().all(is_ready),
-            is_through_gateways: found(&key.name).is_some_and(|found| is_through_gateways(&found)),
+            is_through_gateways: front.is_some_and(|front| is_through_gateways(&front)),
             // it is only asked for on the way back
             has_replicas: !is_going_back(stores, &key) || has_replicas(context, &key),
         }
@@ -291,6 +295,7 @@ mod tests {
         restricts_callers: false,
         has_gateway: true,
         lacks_address: false,
+        owns_front: true,
         has_replicas_service: false,
         gateways_ready: false,
         is_through_gateways: false,

@@ -385,3 +385,68 @@ async fn a_service_has_gateways_of_each_family_of_its_addresses() {
         Some(("IPv6".to_owned(), Vec::new(), None))
     );
 }
+
+/// Looks of which some calls fail.
+async fn troubled(stage: &mut Stage, seconds: usize) {
+    for _ in 0..seconds {
+        stage.world.turn().await;
+        let view = super::leader::View::of(&stage.world);
+        stage.leader.reconcile(&stage.world, &view).await.ok();
+    }
+}
+
+/// A Service of a tenant.
+async fn create_theirs(stage: &Stage, name: &str) {
+    let spec = json!({"selector": {"app": "own"}, "ports": [{"name": "http", "port": 80}]});
+    let theirs = json!({"metadata": {"name": name}, "spec": spec});
+    stage.world.create::<Service>(theirs).await;
+}
+
+/// The addresses of gateways that a Service has by its slices, ready or not.
+fn gateways(stage: &Stage, name: &str) -> Vec<String> {
+    let slices: Vec<EndpointSlice> = stage.world.server.objects();
+    let own = slices.into_iter().filter(|slice| {
+        let label = slice.labels().get("kubernetes.io/service-name");
+        label.is_some_and(|label| label == name)
+    });
+    let endpoints = own.flat_map(|slice| slice.endpoints.unwrap_or_default());
+    let gateways = endpoints.filter(|each| each.target_ref.is_none());
+    gateways.flat_map(|each| each.addresses).collect()
+}
+
+#[tokio::test]
+async fn a_service_of_somebody_else_gets_no_gateway_in_either_mode() {
+    for mode in ["Always", "OnDemand"] {
+        let mut stage = Stage::new(Faults::default()).await;
+        create_theirs(&stage, "chat").await;
+        stage.world.set_gateway(GATEWAY, true).await;
+        stage.world.create_chat(1).await;
+        stage.world.set_activation(json!({"mode": mode})).await;
+        for _ in 0..15 {
+            troubled(&mut stage, 1).await;
+            assert_eq!(gateways(&stage, "chat"), [] as [&str; 0], "{mode}");
+        }
+        let api = stage.world.api::<Service>();
+        api.delete("chat", &DeleteParams::default()).await.unwrap();
+        troubled(&mut stage, 70).await;
+        assert_eq!(gateways(&stage, "chat"), ["10.0.9.1"], "{mode}");
+        let is_always = mode == "Always";
+        assert_eq!(selects(&stage, "chat") == "by-gateways", is_always);
+    }
+}
+
+#[tokio::test]
+async fn gateways_leave_a_name_that_somebody_else_has_taken_even_of_a_paused_service() {
+    for is_paused in [false, true] {
+        let mut stage = through_gateways(json!({})).await;
+        if is_paused {
+            super::pause::set(&stage.world, json!({"namespace.team": "since now"})).await;
+            troubled(&mut stage, 1).await;
+        }
+        let api = stage.world.api::<Service>();
+        api.delete("chat", &DeleteParams::default()).await.unwrap();
+        create_theirs(&stage, "chat").await;
+        troubled(&mut stage, 2).await;
+        assert_eq!(gateways(&stage, "chat"), [] as [&str; 0], "{is_paused}");
+    }
+}
