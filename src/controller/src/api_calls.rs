@@ -138,6 +138,8 @@ pub(crate) struct Unapplied {
     pub(crate) error: ApiError,
     /// The order was carried out all the same.
     pub(crate) order_done: bool,
+    /// Everything else that the workload owns is as it should be.
+    pub(crate) is_aside: bool,
 }
 
 impl Unapplied {
@@ -146,6 +148,7 @@ impl Unapplied {
         Self {
             error,
             order_done: false,
+            is_aside: false,
         }
     }
 
@@ -154,6 +157,16 @@ impl Unapplied {
         Self {
             error,
             order_done: true,
+            is_aside: false,
+        }
+    }
+
+    /// Nothing else failed, and what failed holds nothing else up.
+    pub(crate) fn aside(error: ApiError) -> Self {
+        Self {
+            error,
+            order_done: true,
+            is_aside: true,
         }
     }
 }

@@ -330,7 +330,11 @@ async fn perform(
     };
     let (result, outcome) = match done {
         Ok(outcome) => ("ok", outcome),
-        Err(Unapplied { error, order_done }) => {
+        Err(Unapplied {
+            error,
+            order_done,
+            is_aside,
+        }) => {
             let key = task.subject().key();
             let (namespace, name) = (&*key.namespace, &*key.name);
             let result = match error.is_stale() {
@@ -344,6 +348,7 @@ async fn perform(
                 pace: error.retry_pace(),
                 message: (!error.is_stale()).then(|| error.to_string()),
                 order_done,
+                is_aside,
             };
             (result, outcome)
         }

@@ -70,6 +70,8 @@ pub(crate) enum Outcome {
         /// The order was carried out; something else that the workload owns is not what it should
         /// be.
         order_done: bool,
+        /// What failed waits alone: what comes meanwhile is done at once.
+        is_aside: bool,
     },
 }
 
@@ -317,6 +319,7 @@ impl WorkQueue {
             return false;
         };
         entry.apply.is_running = false;
+        let mut again = now;
         let failure = match outcome {
             Outcome::Done(_) => {
                 entry.apply.succeed();
@@ -338,8 +341,14 @@ impl WorkQueue {
                 pace,
                 message,
                 order_done,
+                is_aside,
             } => {
                 entry.apply.fail(*pace, subject, now);
+                if *is_aside {
+                    let not_before = entry.apply.not_before.take();
+                    let has_more = entry.order.is_some() || entry.compares;
+                    again = not_before.filter(|_| !has_more).unwrap_or(now);
+                }
                 let failed = order.filter(|_| !order_done);
                 entry.failed_target = failed.map(Order::target);
                 if failed.is_some() {
@@ -353,7 +362,7 @@ impl WorkQueue {
         let has_changed = entry.failure != failure;
         entry.failure = failure;
         if entry.order.is_some() || entry.compares {
-            self.queue_apply(subject, now);
+            self.queue_apply(subject, again);
         }
         self.forget_idle(subject);
         has_changed

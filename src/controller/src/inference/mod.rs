@@ -59,20 +59,23 @@ pub(crate) async fn apply(
     apply_order(context, key, &object, change, now)
         .await
         .map_err(Unapplied::before_order)?;
-    let path = apply_path(context, key, &object, now).await;
+    let (path, replicas) = apply_path(context, key, &object, now).await;
     let edits = put_back_edits(context, key, &object, now).await;
-    path.and(edits).map_err(Unapplied::after_order)
+    path.and(edits).map_err(Unapplied::after_order)?;
+    // gateways come and go meanwhile
+    replicas.map_err(Unapplied::aside)
 }
 
 /// The next step of the way of requests: what fails keeps none of the rest from being as it should. Gateways
 /// come into the path before replicas leave it, so the slice goes before the Service. Where the Service may be
-/// somebody else's, it goes first: the cluster would send that one's requests to the slice's gateways.
+/// somebody else's, it goes first: the cluster would send that one's requests to the slice's gateways. Returns
+/// how the way went, and how the Service of the replicas did.
 async fn apply_path(
     context: &Context,
     key: &Key,
     object: &InferenceDeployment,
     now: Timestamp,
-) -> Result<(), ApiError> {
+) -> (Result<(), ApiError>, Result<(), ApiError>) {
     let port = port(context, object, now).ok();
     let state = PathState::of(context, object, port.is_some());
     let path = RequestPath::next(state);
@@ -100,7 +103,7 @@ async fn apply_path(
             (front, slices)
         }
     };
-    front.and(slices).and(replicas)
+    (front.and(slices), replicas)
 }
 
 /// Takes all gateways out of the slices that a service has.

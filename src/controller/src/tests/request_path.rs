@@ -450,3 +450,28 @@ async fn gateways_leave_a_name_that_somebody_else_has_taken_even_of_a_paused_ser
         assert_eq!(gateways(&stage, "chat"), [] as [&str; 0], "{is_paused}");
     }
 }
+
+#[tokio::test]
+async fn gateways_roll_while_the_service_of_the_replicas_cannot_be_made() {
+    let mut stage = through_gateways(json!({})).await;
+    let api = stage.world.api::<Service>();
+    api.delete("chat-replicas", &DeleteParams::default())
+        .await
+        .unwrap();
+    create_theirs(&stage, "chat-replicas").await;
+    troubled(&mut stage, 3).await;
+    stage.world.set_gateway("newer", true).await;
+    let pods: Api<Pod> = Api::namespaced(stage.world.server.client(), super::world::OPERATOR);
+    let moved = Patch::Merge(json!({"status": {"podIP": "10.0.9.2"}}));
+    pods.patch_status("newer", &PatchParams::default(), &moved)
+        .await
+        .unwrap();
+    stage.world.delete_gateway(GATEWAY).await;
+    troubled(&mut stage, 2).await;
+    assert_eq!(gateways(&stage, "chat"), ["10.0.9.2"]);
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    let services: Vec<InferenceDeployment> = stage.world.server.objects();
+    let status = serde_json::to_string(&services[0].status).unwrap();
+    let foreign = "Service chat-replicas exists and is not Bursar's";
+    assert!(status.contains(foreign), "{status}");
+}

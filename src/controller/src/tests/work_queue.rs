@@ -126,6 +126,7 @@ fn failed(pace: RetryPace, order_done: bool) -> Outcome {
         pace,
         message: Some("no".to_owned()),
         order_done,
+        is_aside: false,
     }
 }
 
@@ -156,6 +157,34 @@ fn an_order_does_not_wait_for_the_retry_of_what_else_the_service_owns() {
     assert_eq!(queue.take(&LANES, at(1_000)), None, "the Service waits");
     queue.order(service("chat"), order("chat", 1, 2, false), at(2_000));
     assert_eq!(take_target(&mut queue, at(2_000)), Some(2));
+}
+
+#[test]
+fn a_failure_that_stands_alone_is_tried_again_later_and_holds_no_comparison_up() {
+    for comes_while_running in [false, true] {
+        let mut queue = WorkQueue::default();
+        queue.compare(service("chat"), at(0));
+        let first = queue.take(&LANES, at(0)).unwrap();
+        if comes_while_running {
+            queue.compare(service("chat"), at(1));
+        }
+        let aside = Outcome::Failed {
+            pace: RetryPace::FOREIGN,
+            message: Some("no".to_owned()),
+            order_done: true,
+            is_aside: true,
+        };
+        queue.finish(&first, &aside, at(2));
+        if !comes_while_running {
+            assert_eq!(queue.take(&LANES, at(1_000)), None, "nothing is new");
+            queue.compare(service("chat"), at(1_000));
+        }
+        let second = queue.take(&LANES, at(1_000)).unwrap();
+        queue.finish(&second, &aside, at(1_001));
+        assert_eq!(queue.take(&LANES, at(2_000)), None);
+        let again = queue.take(&LANES, at(130_000));
+        assert!(matches!(again, Some(Task::Apply(_, None))), "{again:?}");
+    }
 }
 
 #[test]
