@@ -50,7 +50,7 @@ use self::workloads::WorkloadReader;
 use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
 use crate::gpu_allocation::volume_claims;
-use crate::inference::request_path::is_going_back;
+use crate::inference::request_path::waits_for_replicas;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::training::job;
@@ -382,7 +382,7 @@ impl Edge {
                     // the other slices of a service are the cluster's
                     let of_gateways = gateway_slices(&service.name);
                     if of_gateways.iter().any(|name| **name == *key.name)
-                        || is_going_back(stores, &service)
+                        || waits_for_replicas(stores, &service)
                     {
                         batch.owns_otherwise(ObjectKey::Service(service));
                     }

@@ -87,6 +87,14 @@ async fn apply_path(
     let front = build::service(object, path.through_gateways);
     let front = apply_service(context, key, front, now);
     let (front, slices) = match state.owns_front {
+        true if path.keeps_slice => {
+            let front = front.await;
+            let slices = match front {
+                Ok(()) => Ok(()),
+                Err(_) => slices.await,
+            };
+            (front, slices)
+        }
         true => {
             let slices = slices.await;
             (front.await, slices)

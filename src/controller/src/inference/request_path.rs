@@ -67,6 +67,9 @@ pub(crate) struct RequestPath {
     pub(crate) replicas_service: bool,
     /// The slice has gateways as ready, and not as a last resort.
     pub(crate) gateways_ready: bool,
+    /// The slice stays as it is, with gateways that take no requests any more: the cluster has not put the
+    /// replicas back yet.
+    pub(crate) keeps_slice: bool,
     /// The Service selects no replica.
     pub(crate) through_gateways: bool,
 }
@@ -85,9 +88,12 @@ impl RequestPath {
         let may_stay = state.is_through_gateways && state.restricts_callers;
         let through_gateways =
             state.is_always && (may_stay || state.has_gateway && state.gateways_ready);
+        let is_left = state.is_always && !state.has_gateway && !through_gateways;
+        let has_none_yet = state.is_through_gateways || !state.has_replicas;
         Self {
             replicas_service: state.is_always || was_begun,
             gateways_ready,
+            keeps_slice: is_left && state.gateways_ready && has_none_yet,
             through_gateways,
         }
     }
@@ -125,7 +131,7 @@ impl PathState {
             gateways_ready: families.iter().all(is_ready),
             is_through_gateways: front.is_some_and(|front| is_through_gateways(&front)),
             // it is only asked for on the way back
-            has_replicas: !is_going_back(stores, &key) || has_replicas(context, &key),
+            has_replicas: !waits_for_replicas(stores, &key) || has_replicas(context, &key),
         }
     }
 }
@@ -166,11 +172,16 @@ fn has_ready_gateway(stores: &Stores, service: &Key, family: Family) -> bool {
 }
 
 /// Whether a service goes back to its replicas, so that each change of its endpoints may be the last one
-/// that it waits for.
-pub(crate) fn is_going_back(stores: &Stores, service: &Key) -> bool {
+/// that it waits for: its mode is another, or there is no gateway.
+pub(crate) fn waits_for_replicas(stores: &Stores, service: &Key) -> bool {
+    let is_through = || {
+        let front = cached(&stores.front_services, service);
+        front.is_some_and(|front| is_through_gateways(&front))
+    };
     let mut slices = gateways::slices_of(&stores.slices, service);
     slices.any(|slice| has_ready_endpoint(&slice))
-        && cached(&stores.services, service).is_some_and(|object| !is_always(&object))
+        && cached(&stores.services, service)
+            .is_some_and(|object| !is_always(&object) || !is_through())
 }
 
 /// Whether each replica that takes requests is a ready endpoint of the service's own Service, by the
@@ -306,6 +317,7 @@ mod tests {
         RequestPath {
             replicas_service,
             gateways_ready,
+            keeps_slice: false,
             through_gateways,
         }
     }
@@ -386,7 +398,24 @@ mod tests {
             has_gateway: false,
             ..through
         };
-        assert!(!RequestPath::next(alone).through_gateways);
+        let next = RequestPath::next(alone);
+        assert!(!next.through_gateways);
+        assert!(next.keeps_slice, "the Service is written first");
+        let waits = PathState {
+            is_through_gateways: false,
+            ..alone
+        };
+        assert!(RequestPath::next(waits).keeps_slice);
+        let is_back = PathState {
+            has_replicas: true,
+            ..waits
+        };
+        assert!(!RequestPath::next(is_back).keeps_slice);
+        let restricted = PathState {
+            restricts_callers: true,
+            ..alone
+        };
+        assert!(!RequestPath::next(restricted).keeps_slice);
         // its slice is empty by then
         let alone = PathState {
             gateways_ready: false,

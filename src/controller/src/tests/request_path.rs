@@ -475,3 +475,15 @@ async fn gateways_roll_while_the_service_of_the_replicas_cannot_be_made() {
     let foreign = "Service chat-replicas exists and is not Bursar's";
     assert!(status.contains(foreign), "{status}");
 }
+
+#[tokio::test]
+async fn replicas_are_back_before_the_last_gateway_is_taken_out() {
+    let mut stage = through_gateways(json!({})).await;
+    stage.world.set_gateway(GATEWAY, false).await;
+    reachable(&mut stage, 10).await;
+    assert_eq!(selects(&stage, "chat"), "true");
+    assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
+    let writes = stage.leader.faults.writes();
+    stage.seconds(5).await;
+    assert_eq!(stage.leader.faults.writes(), writes);
+}
