@@ -16,6 +16,7 @@ use crate::cache::cached;
 use crate::context::Context;
 use crate::gpu_allocation::GpuAllocations;
 use crate::health;
+use crate::inference::request_path::waits_for_replicas;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::pod;
@@ -125,8 +126,14 @@ impl PodEdge {
         if change.unknown {
             batch.unknown_accelerators.insert(key.namespace.clone());
         }
-        for workload in &change.workloads {
-            batch.observed.statuses.extend(ObjectKey::of(workload));
+        for workload in change.workloads.iter().filter_map(ObjectKey::of) {
+            // which replicas take requests is asked of pods, and their endpoints may have changed before
+            if let ObjectKey::Service(service) = &workload
+                && waits_for_replicas(&context.stores, service)
+            {
+                batch.owns_otherwise(workload.clone());
+            }
+            batch.observed.statuses.insert(workload);
         }
         let with_claims = pod.as_deref().filter(|pod| has_claims(pod));
         let has_claims = with_claims.is_some();

@@ -2,9 +2,11 @@
 //! moment.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
 use bursar_apitest::faults::Faults;
+use bursar_core::model::Key;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -18,6 +20,9 @@ use serde_json::{Value, json};
 use super::leader::Leader;
 use super::sweep::{Stage, every_crash, undisturbed};
 use super::world::NAMESPACE;
+use crate::cache::{CacheChange, CachedKind};
+use crate::edge::Edge;
+use crate::object_key::ObjectKey;
 
 const GATEWAY: &str = "gateway";
 
@@ -486,4 +491,23 @@ async fn replicas_are_back_before_the_last_gateway_is_taken_out() {
     let writes = stage.leader.faults.writes();
     stage.seconds(5).await;
     assert_eq!(stage.leader.faults.writes(), writes);
+}
+
+#[tokio::test]
+async fn the_way_back_goes_on_once_a_pod_that_it_waits_for_takes_no_requests_any_more() {
+    let stage = through_gateways(json!({})).await;
+    let mut leader = Leader::new(&stage.world, Faults::default());
+    let mut edge = Edge::new(Arc::clone(&leader.context));
+    let mut pods = stage.world.pods().into_iter();
+    let pod = pods.find(|pod| pod.name_any() != GATEWAY).unwrap();
+    let service = ObjectKey::Service(Key::new(NAMESPACE, "chat"));
+    for (mode, compared) in [("Always", false), ("OnDemand", true)] {
+        stage.world.set_activation(json!({"mode": mode})).await;
+        leader.fill_caches(&super::leader::View::of(&stage.world));
+        edge.observe(stage.world.now);
+        let key = Key::new(NAMESPACE, &pod.name_any());
+        edge.note(CacheChange::Object(CachedKind::Pod, key));
+        let owners = edge.observe(stage.world.now).owners;
+        assert_eq!(owners.contains(&service), compared, "{mode}");
+    }
 }
