@@ -228,12 +228,12 @@ fn own_service(seen: &Seen, service: &Service) -> Vec<Finding> {
             format!("Service {name} is somebody else's: rename it or the InferenceDeployment"),
         )];
     }
-    let mut found: Vec<Finding> = hindrances(&spec)
+    let serving = selector(service).and_then(|selector| selector.get(SERVING_LABEL));
+    let is_through_gateways = serving.is_some_and(|value| value == SERVED_BY_GATEWAYS);
+    let mut found: Vec<Finding> = hindrances(&spec, is_through_gateways)
         .into_iter()
         .map(|why| (Verdict::Hindered, format!("Service {name} {why}")))
         .collect();
-    let serving = selector(service).and_then(|selector| selector.get(SERVING_LABEL));
-    let is_through_gateways = serving.is_some_and(|value| value == SERVED_BY_GATEWAYS);
     let address = spec.cluster_ip.as_deref().unwrap_or("no address yet");
     match (is_always(seen), is_through_gateways) {
         (true, false) => found.push((
@@ -253,8 +253,8 @@ fn own_service(seen: &Seen, service: &Service) -> Vec<Finding> {
     found
 }
 
-/// What of a Service's fields keeps requests from waking.
-fn hindrances(spec: &ServiceSpec) -> Vec<&'static str> {
+/// What of a Service's fields keeps requests from waking. One that leads to gateways selects no pod.
+fn hindrances(spec: &ServiceSpec, is_through_gateways: bool) -> Vec<&'static str> {
     let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let is_exposed = spec
         .type_
@@ -274,7 +274,7 @@ fn hindrances(spec: &ServiceSpec) -> Vec<&'static str> {
             "has externalTrafficPolicy: Local: nodes without a gateway drop what comes from outside",
         ),
         (
-            spec.publish_not_ready_addresses == Some(true),
+            spec.publish_not_ready_addresses == Some(true) && !is_through_gateways,
             "has publishNotReadyAddresses: requests go to replicas that still load their model",
         ),
     ]

@@ -9,10 +9,14 @@ use serde_json::Value;
 use super::cluster::Seen;
 use super::{Finding, Verdict, is_always, unknown};
 
-/// The annotations by which ingress controllers send to a Service's address.
-const TO_ADDRESS: [&str; 2] = [
-    "nginx.ingress.kubernetes.io/service-upstream",
-    "nginx.org/use-cluster-ip",
+/// The annotation by which each of these ingress controllers sends to a Service's address. To others it
+/// says nothing.
+const TO_ADDRESS: [(&str, &str); 2] = [
+    (
+        "k8s.io/ingress-nginx",
+        "nginx.ingress.kubernetes.io/service-upstream",
+    ),
+    ("nginx.org/ingress-controller", "nginx.org/use-cluster-ip"),
 ];
 /// The annotations of a Service that do the same.
 const NATIVE: [&str; 2] = [
@@ -56,7 +60,12 @@ pub(super) fn ingresses(seen: &Seen) -> Vec<Finding> {
                 return (Verdict::Wakes, format!("{what} finds gateways as ready endpoints"));
             }
             let is_traefik = controller.is_some_and(|controller| controller.starts_with("traefik.io"));
-            if is_set(ingress.annotations(), &TO_ADDRESS) || is_native && is_traefik {
+            let mut to_address = TO_ADDRESS.iter();
+            let is_to_address = to_address.any(|(of, annotation)| {
+                controller.is_some_and(|controller| controller == of)
+                    && is_set(ingress.annotations(), &[annotation])
+            });
+            if is_to_address || is_native && is_traefik {
                 return (Verdict::Wakes, format!("{what} sends to the Service's address"));
             }
             match controller.is_some_and(|controller| READY_ALONE.contains(&&**controller)) {

@@ -164,6 +164,16 @@ fn a_service_that_has_not_switched_is_found_and_one_that_goes_back_is_unknown() 
 }
 
 #[test]
+fn a_service_that_selects_no_pod_publishes_no_replica_that_loads() {
+    let mut seen = fine("Always");
+    let publishes = json!({"publishNotReadyAddresses": true});
+    seen.services = Ok(vec![front(SERVED_BY_GATEWAYS, publishes.clone())]);
+    assert_eq!(hindered(&seen), "");
+    seen.services = Ok(vec![front("true", publishes)]);
+    assert!(hindered(&seen).contains("publishNotReadyAddresses"));
+}
+
+#[test]
 fn services_of_others_that_select_the_replicas_have_no_gateways() {
     let mut seen = fine("Always");
     let selector = json!({"app": "chat"});
@@ -233,6 +243,7 @@ fn a_dataplane_that_nobody_knows_is_unknown_and_does_not_matter_where_gateways_a
 fn an_ingress_that_uses_ready_endpoints_wakes_by_gateways_that_are_ready_or_by_the_address() {
     let classes: BTreeMap<String, String> = [
         ("nginx", "k8s.io/ingress-nginx"),
+        ("f5", "nginx.org/ingress-controller"),
         ("traefik", "traefik.io/ingress-controller"),
         ("other", "example.com/other"),
     ]
@@ -254,10 +265,23 @@ fn an_ingress_that_uses_ready_endpoints_wakes_by_gateways_that_are_ready_or_by_t
     };
     let none = || json!({});
     let address = json!({"nginx.ingress.kubernetes.io/service-upstream": "true"});
+    let of_f5 = json!({"nginx.org/use-cluster-ip": "true"});
     let native = json!({"traefik.ingress.kubernetes.io/service.nativelb": "true"});
     for (mode, class, annotations, service, expected) in [
         ("OnDemand", "nginx", none(), none(), Verdict::Hindered),
-        ("OnDemand", "nginx", address, none(), Verdict::Wakes),
+        ("OnDemand", "nginx", address.clone(), none(), Verdict::Wakes),
+        ("OnDemand", "f5", of_f5.clone(), none(), Verdict::Wakes),
+        // what another controller reads is left from a move
+        ("OnDemand", "nginx", of_f5, none(), Verdict::Hindered),
+        ("OnDemand", "f5", address.clone(), none(), Verdict::Hindered),
+        (
+            "OnDemand",
+            "traefik",
+            address.clone(),
+            none(),
+            Verdict::Hindered,
+        ),
+        ("OnDemand", "gone", address, none(), Verdict::Unknown),
         (
             "OnDemand",
             "nginx",
