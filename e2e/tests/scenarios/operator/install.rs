@@ -370,7 +370,9 @@ pub(crate) fn release(cluster: &Cluster) -> ScenarioResult {
         "job/bursar-uninstall",
     ])?;
     let log = cluster.kubectl(&["-n", namespace, "logs", "job/bursar-uninstall"])?;
-    if !log.contains("removed the finalizer from 1 pods, gave their replicas back to 0 Services and ") {
+    if !log
+        .contains("removed the finalizer from 1 pods, gave their replicas back to 0 Services and ")
+    {
         return Err(format!("it released something else: {log}").into());
     }
     cluster.helm(
