@@ -184,7 +184,7 @@ async fn an_engine_that_has_had_no_request_is_idle_if_its_page_shows_that() {
         (Engine::TensorRtLlm, ""),
         (
             Engine::TorchServe,
-            "# HELP ts_inference_latency_microseconds x\n# TYPE ts_inference_latency_microseconds counter\n",
+            "# TYPE ts_inference_requests_total counter\n# TYPE ts_inference_latency_microseconds counter\n",
         ),
         (
             Engine::TensorFlowServing,
