@@ -169,7 +169,7 @@ mod tests {
     struct Engines;
 
     impl ReadEngine for Engines {
-        type Kept = ();
+        type Connection = ();
 
         async fn read(&self, target: &Target, _: Option<()>) -> ReadResult<()> {
             if &*target.namespace == "tenant" {

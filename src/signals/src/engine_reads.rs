@@ -51,23 +51,23 @@ pub struct Reading {
 }
 
 /// A sample, and what is kept for the next read.
-pub type ReadResult<K> = Result<(Sample, Option<K>), Error>;
+pub type ReadResult<C> = Result<(Sample, Option<C>), Error>;
 
 /// A way to read a target once.
 pub trait ReadEngine: Clone + Send + 'static {
     /// What is kept of a target between two reads.
-    type Kept: Send + 'static;
+    type Connection: Send + 'static;
 
     /// Reads the target, and returns what is kept for its next read. The caller limits the time.
     fn read(
         &self,
         target: &Target,
-        kept: Option<Self::Kept>,
-    ) -> impl Future<Output = ReadResult<Self::Kept>> + Send;
+        kept: Option<Self::Connection>,
+    ) -> impl Future<Output = ReadResult<Self::Connection>> + Send;
 }
 
 impl ReadEngine for Scraper {
-    type Kept = KeptConnection;
+    type Connection = KeptConnection;
 
     fn read(
         &self,
@@ -111,9 +111,9 @@ impl Targets {
 }
 
 /// A target and what is known of it.
-struct Known<K> {
+struct Known<C> {
     target: Arc<Target>,
-    kept: Option<K>,
+    connection: Option<C>,
     /// Only of an engine whose requests are known by their time.
     request_time: Option<Box<RequestTime>>,
     last: LastReading,
@@ -126,8 +126,8 @@ pub struct EngineReads<R: ReadEngine> {
     updates: mpsc::UnboundedReceiver<Update>,
     schedule: Schedule,
     by_uid: HashMap<Arc<str>, TargetId>,
-    targets: HashMap<TargetId, Known<R::Kept>>,
-    tasks: JoinSet<ReadResult<R::Kept>>,
+    targets: HashMap<TargetId, Known<R::Connection>>,
+    tasks: JoinSet<ReadResult<R::Connection>>,
     reading: HashMap<Id, TargetId>,
     waiting: Vec<oneshot::Sender<()>>,
     began: Instant,
@@ -205,7 +205,7 @@ impl<R: ReadEngine> EngineReads<R> {
         self.by_uid.insert(Arc::clone(&target.uid), id);
         let known = Known {
             target: Arc::new(target),
-            kept: None,
+            connection: None,
             request_time: None,
             last: LastReading::default(),
         };
@@ -226,7 +226,7 @@ impl<R: ReadEngine> EngineReads<R> {
             return;
         };
         let (reader, target) = (self.reader.clone(), Arc::clone(&known.target));
-        let kept = known.kept.take();
+        let kept = known.connection.take();
         let task = self.tasks.spawn(async move {
             let read = tokio::time::timeout(READ_TIMEOUT, reader.read(&target, kept));
             read.await.unwrap_or(Err(Error::Slow))
@@ -236,7 +236,7 @@ impl<R: ReadEngine> EngineReads<R> {
 
     fn finish(
         &mut self,
-        ended: Result<(Id, ReadResult<R::Kept>), JoinError>,
+        ended: Result<(Id, ReadResult<R::Connection>), JoinError>,
         report: &mut impl FnMut(Reading),
     ) {
         let (task, read) = match ended {
@@ -256,7 +256,7 @@ impl<R: ReadEngine> EngineReads<R> {
             return;
         };
         let result = read.map(|(mut sample, kept)| {
-            known.kept = kept;
+            known.connection = kept;
             if let Some(micros) = sample.request_micros {
                 let time = known.request_time.get_or_insert_default();
                 time.add(Instant::now(), micros, sample.done.requests);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     impl ReadEngine for FakeEngines {
-        type Kept = ();
+        type Connection = ();
 
         async fn read(&self, target: &Target, _: Option<()>) -> ReadResult<()> {
             match &*target.namespace {
