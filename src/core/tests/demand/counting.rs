@@ -16,8 +16,8 @@ fn counted(requests: u64, counting: Counting, moved: bool) -> Event {
     Event::Reading("one".into(), reading)
 }
 
-/// When an idle replica begins to drain, and when it goes.
-fn drained_and_gone(counting: Counting) -> (i64, i64) {
+/// A service with a ready replica that has not been read.
+fn with_replica() -> Model {
     let mut model = Model::new(TimeZone::UTC, at(-3600));
     let start = [
         Event::Service(key(), Some(service())),
@@ -25,9 +25,15 @@ fn drained_and_gone(counting: Counting) -> (i64, i64) {
         gateway(-3600),
         demand(0),
         pod("one", -600),
-        counted(0, counting, true),
     ];
     tell(&mut model, 0, start);
+    model
+}
+
+/// When an idle replica begins to drain, and when it goes.
+fn drained_and_gone(counting: Counting) -> (i64, i64) {
+    let mut model = with_replica();
+    tell(&mut model, 0, [counted(0, counting, true)]);
     let (mut drained, mut gone) = (None, None);
     for second in 1..600 {
         for order in tell(&mut model, second, []).service_orders {
@@ -53,33 +59,16 @@ fn a_replica_whose_requests_show_late_has_all_of_the_drain_timeout() {
 
 #[test]
 fn requests_that_show_late_add_replicas_as_others_do() {
-    let mut model = Model::new(TimeZone::UTC, at(-3600));
-    let start = [
-        Event::Service(key(), Some(service())),
-        replicas(1),
-        gateway(-3600),
-        demand(0),
-        pod("one", -600),
-    ];
-    tell(&mut model, 0, start);
+    let mut model = with_replica();
     tell(&mut model, 1, [counted(17, Counting::Late, true)]);
     let asked = model.service(&key()).unwrap().decision.recommended;
-    let target = model.service(&key()).map(|_| service().target).unwrap();
-    assert_eq!(asked, 17u32.div_ceil(target).min(service().max));
+    assert_eq!(asked, 17u32.div_ceil(service().target).min(service().max));
 }
 
 /// When requests of which no counter moves are not believed any more, in minutes.
 fn disbelieved(counting: Counting) -> Option<i64> {
-    let mut model = Model::new(TimeZone::UTC, at(-3600));
-    let start = [
-        Event::Service(key(), Some(service())),
-        replicas(1),
-        gateway(-3600),
-        demand(0),
-        pod("one", -600),
-        counted(3, counting, true),
-    ];
-    tell(&mut model, 0, start);
+    let mut model = with_replica();
+    tell(&mut model, 0, [counted(3, counting, true)]);
     (1..=60).find(|minute| {
         tell(&mut model, minute * 60, [counted(3, counting, false)]);
         let stalled = model.service(&key()).unwrap().decision.stalled;
