@@ -10,9 +10,16 @@
 //! | [`metrics_page`] | a page of metrics over HTTP, on a connection that is kept |
 //! | [`exposition`] | the text format of those metrics |
 //! | [`demand`] | what gateways hold: the message, and the leader's end of its stream |
+//! | [`sources`] | reads queues, topics and queries of other servers |
+//! | [`dial`] | connections to servers that tenants name |
+//! | [`address_policy`] | which addresses those may have |
+//! | [`credentials`] | what they are asked with |
 //! | [`store`] | all samples of a workload as one signal; unknown is never zero |
 
+pub mod address_policy;
+pub mod credentials;
 pub mod demand;
+pub mod dial;
 pub mod engine;
 pub mod engine_metrics;
 pub mod engine_reads;
@@ -21,4 +28,5 @@ pub mod metrics_page;
 pub mod power;
 mod request_time;
 pub mod schedule;
+pub mod sources;
 pub mod store;
