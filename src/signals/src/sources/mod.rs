@@ -5,6 +5,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`prometheus`] | the result of a query, confined to a namespace by [`promql`] |
+//! | [`redis`] | a list or stream of Redis |
 //! | [`http`] | a number in a JSON document |
 //! | [`http_client`] | a GET request |
 //! | [`value`] | numbers as thousandths |
@@ -15,6 +16,7 @@ mod http;
 mod http_client;
 mod prometheus;
 mod promql;
+mod redis;
 mod value;
 
 use std::time::Duration;
@@ -23,6 +25,7 @@ pub use error::{InvalidSource, SourceError, SourceErrorKind};
 pub use http::Http;
 pub use http_client::HttpUrl;
 pub use prometheus::Prometheus;
+pub use redis::{Redis, RedisMeasure, RedisMode};
 
 pub use crate::credentials::Credentials;
 pub use crate::dial::Endpoint;
@@ -37,6 +40,8 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum SignalSource {
     /// The result of a PromQL query.
     Prometheus(Prometheus),
+    /// A list or stream of Redis.
+    Redis(Redis),
     /// A number in a JSON document.
     Http(Http),
 }
@@ -56,6 +61,7 @@ impl SignalSource {
         let read = async {
             match self {
                 Self::Prometheus(source) => source.read(credentials, dialer).await,
+                Self::Redis(source) => source.read(credentials, dialer).await,
                 Self::Http(source) => source.read(credentials, dialer).await,
             }
         };
@@ -68,13 +74,20 @@ impl SignalSource {
         .map_err(|error| error.redacted(credentials))
     }
 
-    /// The server that is asked first.
+    /// The server, as errors name it.
     fn endpoint(&self) -> String {
         match self {
             Self::Prometheus(source) => source.url.to_string(),
+            Self::Redis(source) => joined(&source.addresses),
             Self::Http(source) => source.url.to_string(),
         }
     }
+}
+
+/// The addresses of one service, of which an error names a few.
+fn joined(addresses: &[Endpoint]) -> String {
+    let names: Vec<String> = addresses.iter().take(3).map(Endpoint::to_string).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]

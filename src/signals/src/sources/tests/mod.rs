@@ -3,6 +3,7 @@
 mod dialing;
 mod http;
 mod prometheus;
+mod redis;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -127,5 +128,11 @@ impl From<Http> for SignalSource {
 impl From<Prometheus> for SignalSource {
     fn from(source: Prometheus) -> Self {
         Self::Prometheus(source)
+    }
+}
+
+impl From<Redis> for SignalSource {
+    fn from(source: Redis) -> Self {
+        Self::Redis(source)
     }
 }
