@@ -131,10 +131,15 @@ impl Dialer {
         endpoint: &Endpoint,
         credentials: &Credentials,
     ) -> Result<Stream, DialError> {
-        let tls = match endpoint.tls {
-            true => Some(self.tls_config(credentials)?),
-            false => None,
-        };
+        let stream = self.connect_plain(endpoint).await?;
+        match endpoint.tls {
+            true => self.start_tls(stream, endpoint, credentials).await,
+            false => Ok(stream),
+        }
+    }
+
+    /// Connects to a server that says something before TLS begins.
+    pub(crate) async fn connect_plain(&self, endpoint: &Endpoint) -> Result<Stream, DialError> {
         let addresses = self.addresses(endpoint).await?;
         for address in &addresses {
             if let Some(why) = refusal(self.policy.as_ref(), address.ip()) {
@@ -145,14 +150,35 @@ impl Dialer {
                 });
             }
         }
-        let stream = connect_first(endpoint, &addresses).await?;
-        let io = match tls {
-            None => Io::Plain(stream),
-            Some(config) => Io::Tls(Box::new(start_tls(endpoint, config, stream).await?)),
-        };
         Ok(Stream {
-            io,
+            io: Io::Plain(connect_first(endpoint, &addresses).await?),
             remaining: MAX_ANSWER_BYTES,
+        })
+    }
+
+    /// Begins TLS on a connection that [`connect_plain`](Self::connect_plain) made.
+    pub(crate) async fn start_tls(
+        &self,
+        stream: Stream,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+    ) -> Result<Stream, DialError> {
+        let failed = |why: String| DialError::Tls {
+            endpoint: endpoint.to_string(),
+            why,
+        };
+        let Io::Plain(plain) = stream.io else {
+            return Err(failed("it has begun already".into()));
+        };
+        let config = self.tls_config(credentials)?;
+        let name = ServerName::try_from(endpoint.host.clone());
+        let name = name.map_err(|error| failed(error.to_string()))?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let connected = connector.connect(name, plain).await;
+        let connected = connected.map_err(|error| failed(tls_failure(&error)))?;
+        Ok(Stream {
+            io: Io::Tls(Box::new(connected)),
+            remaining: stream.remaining,
         })
     }
 
@@ -245,21 +271,6 @@ async fn connect_first(
         endpoint: endpoint.to_string(),
         why,
     })
-}
-
-async fn start_tls(
-    endpoint: &Endpoint,
-    config: ClientConfig,
-    stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, DialError> {
-    let failed = |why: String| DialError::Tls {
-        endpoint: endpoint.to_string(),
-        why,
-    };
-    let name = ServerName::try_from(endpoint.host.clone());
-    let name = name.map_err(|error| failed(error.to_string()))?;
-    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    connected.await.map_err(|error| failed(tls_failure(&error)))
 }
 
 /// Says what to do about the failures that are common.

@@ -6,16 +6,21 @@
 //! |---|---|
 //! | [`prometheus`] | the result of a query, confined to a namespace by [`promql`] |
 //! | [`redis`] | a list or stream of Redis |
+//! | [`rabbitmq`] | a queue of RabbitMQ, by the management API or by [`amqp`] |
+//! | [`nats`] | a JetStream consumer of NATS |
 //! | [`http`] | a number in a JSON document |
 //! | [`http_client`] | a GET request |
 //! | [`value`] | numbers as thousandths |
 //! | [`error`] | why a source could not be read |
 
+mod amqp;
 mod error;
 mod http;
 mod http_client;
+mod nats;
 mod prometheus;
 mod promql;
+mod rabbitmq;
 mod redis;
 mod value;
 
@@ -24,7 +29,9 @@ use std::time::Duration;
 pub use error::{InvalidSource, SourceError, SourceErrorKind};
 pub use http::Http;
 pub use http_client::HttpUrl;
+pub use nats::Nats;
 pub use prometheus::Prometheus;
+pub use rabbitmq::{RabbitMq, RabbitMqProtocol};
 pub use redis::{Redis, RedisMeasure, RedisMode};
 
 pub use crate::credentials::Credentials;
@@ -42,6 +49,10 @@ pub enum SignalSource {
     Prometheus(Prometheus),
     /// A list or stream of Redis.
     Redis(Redis),
+    /// A queue of RabbitMQ.
+    RabbitMq(RabbitMq),
+    /// A JetStream consumer of NATS.
+    Nats(Nats),
     /// A number in a JSON document.
     Http(Http),
 }
@@ -62,6 +73,8 @@ impl SignalSource {
             match self {
                 Self::Prometheus(source) => source.read(credentials, dialer).await,
                 Self::Redis(source) => source.read(credentials, dialer).await,
+                Self::RabbitMq(source) => source.read(credentials, dialer).await,
+                Self::Nats(source) => source.read(credentials, dialer).await,
                 Self::Http(source) => source.read(credentials, dialer).await,
             }
         };
@@ -79,6 +92,8 @@ impl SignalSource {
         match self {
             Self::Prometheus(source) => source.url.to_string(),
             Self::Redis(source) => joined(&source.addresses),
+            Self::RabbitMq(source) => source.endpoint.to_string(),
+            Self::Nats(source) => source.endpoint.to_string(),
             Self::Http(source) => source.url.to_string(),
         }
     }

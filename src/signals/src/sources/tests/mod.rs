@@ -2,7 +2,9 @@
 
 mod dialing;
 mod http;
+mod nats;
 mod prometheus;
+mod rabbitmq;
 mod redis;
 
 use std::future::Future;
@@ -134,5 +136,17 @@ impl From<Prometheus> for SignalSource {
 impl From<Redis> for SignalSource {
     fn from(source: Redis) -> Self {
         Self::Redis(source)
+    }
+}
+
+impl From<Nats> for SignalSource {
+    fn from(source: Nats) -> Self {
+        Self::Nats(source)
+    }
+}
+
+impl From<RabbitMq> for SignalSource {
+    fn from(source: RabbitMq) -> Self {
+        Self::RabbitMq(source)
     }
 }
