@@ -7,6 +7,7 @@
 //! | [`prometheus`] | the result of a query, confined to a namespace by [`promql`] |
 //! | [`redis`] | a list or stream of Redis |
 //! | [`rabbitmq`] | a queue of RabbitMQ, by the management API or by [`amqp`] |
+//! | [`kafka`] | the lag of a consumer group of Kafka |
 //! | [`nats`] | a JetStream consumer of NATS |
 //! | [`http`] | a number in a JSON document |
 //! | [`http_client`] | a GET request |
@@ -17,6 +18,7 @@ mod amqp;
 mod error;
 mod http;
 mod http_client;
+mod kafka;
 mod nats;
 mod prometheus;
 mod promql;
@@ -29,6 +31,7 @@ use std::time::Duration;
 pub use error::{InvalidSource, SourceError, SourceErrorKind};
 pub use http::Http;
 pub use http_client::HttpUrl;
+pub use kafka::{Kafka, Sasl, WithoutCommits};
 pub use nats::Nats;
 pub use prometheus::Prometheus;
 pub use rabbitmq::{RabbitMq, RabbitMqProtocol};
@@ -51,6 +54,8 @@ pub enum SignalSource {
     Redis(Redis),
     /// A queue of RabbitMQ.
     RabbitMq(RabbitMq),
+    /// The lag of a consumer group of Kafka.
+    Kafka(Kafka),
     /// A JetStream consumer of NATS.
     Nats(Nats),
     /// A number in a JSON document.
@@ -74,6 +79,7 @@ impl SignalSource {
                 Self::Prometheus(source) => source.read(credentials, dialer).await,
                 Self::Redis(source) => source.read(credentials, dialer).await,
                 Self::RabbitMq(source) => source.read(credentials, dialer).await,
+                Self::Kafka(source) => source.read(credentials, dialer).await,
                 Self::Nats(source) => source.read(credentials, dialer).await,
                 Self::Http(source) => source.read(credentials, dialer).await,
             }
@@ -93,6 +99,7 @@ impl SignalSource {
             Self::Prometheus(source) => source.url.to_string(),
             Self::Redis(source) => joined(&source.addresses),
             Self::RabbitMq(source) => source.endpoint.to_string(),
+            Self::Kafka(source) => joined(&source.brokers),
             Self::Nats(source) => source.endpoint.to_string(),
             Self::Http(source) => source.url.to_string(),
         }

@@ -2,6 +2,7 @@
 
 mod dialing;
 mod http;
+mod kafka;
 mod nats;
 mod prometheus;
 mod rabbitmq;
@@ -105,7 +106,10 @@ async fn read_with(
     source: impl Into<SignalSource>,
     credentials: &Credentials,
 ) -> Result<u64, SourceError> {
-    source.into().read(credentials, &dialer()).await
+    let (source, credentials) = (source.into(), credentials.clone());
+    // as tasks read it
+    let read = tokio::spawn(async move { source.read(&credentials, &dialer()).await });
+    read.await.unwrap()
 }
 
 /// Asserts that there is an error of this kind, whose message has these words and is short.
@@ -148,5 +152,11 @@ impl From<Nats> for SignalSource {
 impl From<RabbitMq> for SignalSource {
     fn from(source: RabbitMq) -> Self {
         Self::RabbitMq(source)
+    }
+}
+
+impl From<Kafka> for SignalSource {
+    fn from(source: Kafka) -> Self {
+        Self::Kafka(source)
     }
 }
