@@ -6,6 +6,7 @@
 //! | [`engine_metrics`] | what those metrics are called, and what a page of them says |
 //! | [`engine_reads`] | reads all engines, each once a second |
 //! | [`schedule`] | which engine is read when, as a pure structure |
+//! | [`polls`] | reads signals outside the replicas, each at its own interval |
 //! | [`power`] | reads what GPUs draw, from dcgm-exporter |
 //! | [`metrics_page`] | a page of metrics over HTTP, on a connection that is kept |
 //! | [`exposition`] | the text format of those metrics |
@@ -25,6 +26,7 @@ pub mod engine_metrics;
 pub mod engine_reads;
 pub mod exposition;
 pub mod metrics_page;
+pub mod polls;
 pub mod power;
 mod request_time;
 pub mod schedule;

@@ -98,6 +98,7 @@ enum State {
 struct Entry {
     namespace: Arc<str>,
     seed: u64,
+    period: Duration,
     class: Class,
     failures: u32,
     was_read: bool,
@@ -138,6 +139,17 @@ impl Schedule {
     /// Adds a target, whose first read is due at once. Its phase and the jitter of its back-off
     /// come from `seed`.
     pub fn add(&mut self, namespace: Arc<str>, seed: u64, now: Duration) -> TargetId {
+        self.add_every(namespace, seed, PERIOD, now)
+    }
+
+    /// Adds a target that is read once in so long, also while it does not answer.
+    pub fn add_every(
+        &mut self,
+        namespace: Arc<str>,
+        seed: u64,
+        period: Duration,
+        now: Duration,
+    ) -> TargetId {
         self.advance(now);
         let id = TargetId(self.next_id);
         self.next_id += 1;
@@ -146,6 +158,7 @@ impl Schedule {
         let entry = Entry {
             namespace,
             seed,
+            period,
             class: Class::Doubtful,
             failures: 0,
             was_read: false,
@@ -267,23 +280,28 @@ impl Entry {
                     Class::Doubtful
                 };
                 // the first read is at no phase, and the second one not right after it
-                next_at_phase(self.seed, now.max(since + PERIOD / 2))
+                next_at_phase(self.seed, self.period, now.max(since + self.period / 2))
             }
             Outcome::Failed => {
                 self.class = Class::Doubtful;
                 self.failures = self.failures.saturating_add(1);
-                slot_at_or_after(now + backoff(self.seed, self.failures))
+                // a long period is not shortened by failures
+                let wait =
+                    backoff(self.seed, self.failures).max(self.period.saturating_sub(PERIOD));
+                slot_at_or_after(now + wait)
             }
         }
     }
 }
 
 /// The first instant after `now` at the phase of this seed.
-fn next_at_phase(seed: u64, now: Duration) -> Duration {
-    let slots = u32::try_from(PERIOD.as_nanos() / SLOT.as_nanos()).unwrap_or(u32::MAX);
-    let phase = SLOT * u32::try_from(seed % u64::from(slots)).unwrap_or(0);
-    let at = Duration::from_secs(now.as_secs()) + phase;
-    if at > now { at } else { at + PERIOD }
+fn next_at_phase(seed: u64, period: Duration, now: Duration) -> Duration {
+    let slots = u32::try_from(period.as_nanos() / SLOT.as_nanos()).unwrap_or(u32::MAX);
+    let phase = SLOT * u32::try_from(seed % u64::from(slots.max(1))).unwrap_or(0);
+    let period = SLOT * slots.max(1);
+    let periods = u32::try_from(now.as_nanos() / period.as_nanos()).unwrap_or(u32::MAX);
+    let at = period.saturating_mul(periods) + phase;
+    if at > now { at } else { at + period }
 }
 
 /// The wait after so many failed reads in a row: three quarters to the whole of a time that

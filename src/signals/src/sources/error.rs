@@ -99,7 +99,8 @@ impl From<DialError> for SourceError {
 pub struct InvalidSource(pub(crate) String);
 
 impl InvalidSource {
-    pub(crate) fn new(message: impl AsRef<str>) -> Self {
+    /// With a message of at most 200 characters.
+    pub fn new(message: impl AsRef<str>) -> Self {
         Self(shortened(message.as_ref(), MAX_CHARACTERS))
     }
 }
