@@ -74,7 +74,7 @@ reasons! {
     STARTING = "Starting";
     /// None of the replicas starts.
     START_FAILED = "StartFailed";
-    /// No replica runs; the next request wakes one.
+    /// No replica runs; the next demand starts one.
     AT_ZERO = "AtZero";
     /// No replica runs, and none may start.
     REFUSING = "Refusing";

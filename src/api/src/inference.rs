@@ -2,7 +2,7 @@
 
 use bursar_core::model::DEFAULT_WEIGHT;
 use bursar_core::plan::LimitedBy;
-use bursar_core::scaling::{GrowthRule, LearnedThroughput};
+use bursar_core::scaling::{GrowthRule, LearnedThroughput, Milli, RequestSignal};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -16,6 +16,7 @@ use crate::engine::{self, Engine, EngineSettings};
 use crate::lenient::Validate;
 use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 use crate::revenue::Revenue;
+use crate::signal::{MAX_SIGNALS, NAMES_MESSAGE, NAMES_RULE, SignalSpec, SignalStatus, SignalType};
 use crate::spend::SpendSummary;
 use crate::template;
 
@@ -57,6 +58,12 @@ use crate::template;
         .message("targetRef is not available in this version: give template, and Bursar owns the Deployment"),
     validation = Rule::new("has(self.template) || has(self.targetRef)").message("template is missing: give the pod template of one replica"),
     validation = Rule::new(CUSTOM_RULE).message(CUSTOM_MESSAGE),
+    validation = Rule::new("self.engine != 'None' || self.scaling.signals.all(s, s.type != 'Engine')")
+        .message("engine None has no queue depth: give scaling.signals of other types"),
+    validation = Rule::new("self.engine != 'None' || (!has(self.engineOptions) && self.activation.mode != 'Always')")
+        .message("engine None takes no requests: it has no engineOptions, and no activation.mode Always"),
+    validation = Rule::new("(self.engine == 'None') == (oldSelf.engine == 'None')")
+        .message("a service with an engine cannot become one without, nor the other way: delete it and create it anew"),
     validation = Rule::new("self.minReplicas <= self.maxReplicas").message("minReplicas must not be above maxReplicas")
 )]
 pub struct InferenceDeploymentSpec {
@@ -139,26 +146,34 @@ pub struct TargetRef {
 }
 
 /// How demand becomes replicas.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
 pub struct Scaling {
-    /// The metrics that replicas follow; this version takes one, the engine's queue depth.
-    #[schemars(length(min = 1, max = 1))]
+    /// The demands that replicas follow: the one that asks for the most wins. Where none is of type
+    /// Engine, requests keep a replica and wake the first one, and ask for no further ones.
+    #[serde(default = "default_signals")]
+    #[schemars(length(min = 1, max = MAX_SIGNALS))]
+    #[x_kube(validation = Rule::new(NAMES_RULE).message(NAMES_MESSAGE))]
+    #[x_kube(validation = Rule::new("self.filter(s, s.type == 'Engine').size() <= 1").message("at most one signal is of type Engine"))]
     pub signals: Vec<SignalSpec>,
     /// Which rule makes replicas of a queue.
+    #[serde(default)]
     pub growth: Growth,
     /// How fast replicas follow, in the words of HorizontalPodAutoscaler v2.
+    #[serde(default)]
     pub behavior: Behavior,
     /// When nothing is to do.
+    #[serde(default)]
     pub idle: Idle,
     /// Demand changes nothing; budgets still do.
+    #[serde(default)]
     pub paused: bool,
 }
 
 impl Default for Scaling {
     fn default() -> Self {
         Self {
-            signals: vec![SignalSpec::default()],
+            signals: default_signals(),
             growth: Growth::default(),
             behavior: Behavior::default(),
             idle: Idle::default(),
@@ -186,36 +201,6 @@ impl From<Growth> for GrowthRule {
             Growth::Target => Self::Target,
         }
     }
-}
-
-/// A measured demand and what one replica should carry of it.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct SignalSpec {
-    /// Where it is read.
-    #[serde(rename = "type", default = "default_signal")]
-    pub kind: SignalType,
-    /// Requests waiting, running and held that one replica should carry.
-    #[serde(default = "default_target")]
-    #[schemars(range(max = 100_000))]
-    #[x_kube(validation = Rule::new("self >= 1").message("target must be at least 1: the queue depth that one replica should carry"))]
-    pub target: i32,
-}
-
-impl Default for SignalSpec {
-    fn default() -> Self {
-        Self {
-            kind: default_signal(),
-            target: default_target(),
-        }
-    }
-}
-
-/// Where a signal is read.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignalType {
-    /// The engine's metrics, and what gateways hold.
-    Engine,
 }
 
 /// How fast replicas follow.
@@ -362,12 +347,8 @@ impl Default for Drain {
     }
 }
 
-fn default_signal() -> SignalType {
-    SignalType::Engine
-}
-
-fn default_target() -> i32 {
-    8
+fn default_signals() -> Vec<SignalSpec> {
+    vec![SignalSpec::default()]
 }
 
 fn default_idle() -> String {
@@ -416,6 +397,9 @@ pub struct InferenceDeploymentStatus {
     /// Requests waiting, running and held at the time of `spend.asOf`; absent if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_depth: Option<i64>,
+    /// Its signals, as last read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<SignalStatus>,
     /// The pods' label selector, for the scale subresource.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selector: String,
@@ -523,8 +507,10 @@ pub struct Settings {
     pub min: u32,
     /// The most replicas.
     pub max: u32,
-    /// Queue depth of one replica.
-    pub target: u32,
+    /// What its requests say of the replicas that it needs.
+    pub request_signal: RequestSignal,
+    /// The names of its signals other than its requests, and how much of each one replica should carry.
+    pub signals: Vec<(String, Milli)>,
     /// `scaling.growth`.
     pub growth: GrowthRule,
     /// Stabilization window.
@@ -555,16 +541,49 @@ impl InferenceDeploymentSpec {
         engine::port(self.engine, options.and_then(|options| options.port))
     }
 
-    /// What is known of its engine.
+    /// What is known of its engine; `None` if it has none.
     ///
     /// # Errors
     /// The first option that cannot be read; the API server's rules let none through.
-    pub fn engine_settings(&self) -> Result<EngineSettings, FieldError> {
-        EngineSettings::new(
-            self.engine,
-            self.model.as_deref(),
-            self.engine_options.as_ref(),
-        )
+    pub fn engine_settings(&self) -> Result<Option<EngineSettings>, FieldError> {
+        let settings = |engine| {
+            let model = self.model.as_deref();
+            EngineSettings::new(engine, model, self.engine_options.as_ref())
+        };
+        let engine = Some(self.engine).filter(|engine| *engine != Engine::None);
+        engine.map(settings).transpose()
+    }
+
+    /// Its signals, each with its path in the manifest.
+    pub fn signals(&self) -> impl Iterator<Item = (String, &SignalSpec)> {
+        let signals = self.scaling.signals.iter().enumerate();
+        signals.map(|(index, signal)| (format!("spec.scaling.signals[{index}]"), signal))
+    }
+
+    fn request_signal(&self) -> Result<RequestSignal, FieldError> {
+        if self.engine == Engine::None {
+            return Ok(RequestSignal::None);
+        }
+        let mut signals = self.signals();
+        let engine = signals.find(|(_, signal)| signal.kind == SignalType::Engine);
+        let target = engine.map(|(field, signal)| signal.target(&field));
+        Ok(match target.transpose()? {
+            Some(Milli(milli)) => {
+                let target = u32::try_from(milli / 1000).unwrap_or(u32::MAX);
+                RequestSignal::Target(target.max(1))
+            }
+            None => RequestSignal::Activity,
+        })
+    }
+
+    fn measured_signals(&self) -> Result<Vec<(String, Milli)>, FieldError> {
+        let signals = self.signals();
+        let measured = signals.filter(|(_, signal)| signal.kind != SignalType::Engine);
+        let target = |(field, signal): (String, &SignalSpec)| {
+            signal.poll_interval(&field)?;
+            Ok((signal.name(), signal.target(&field)?))
+        };
+        measured.map(target).collect()
     }
 
     /// The numbers of the spec.
@@ -575,11 +594,6 @@ impl InferenceDeploymentSpec {
         let count = |field: &str, number: i32| {
             u32::try_from(number).map_err(|_| FieldError::new(field, "must not be negative"))
         };
-        let target = self
-            .scaling
-            .signals
-            .first()
-            .map_or(SignalSpec::default().target, |signal| signal.target);
         let window = self
             .scaling
             .behavior
@@ -588,7 +602,8 @@ impl InferenceDeploymentSpec {
         Ok(Settings {
             min: count("spec.minReplicas", self.min_replicas)?,
             max: count("spec.maxReplicas", self.max_replicas)?,
-            target: count("spec.scaling.signals[0].target", target)?,
+            request_signal: self.request_signal()?,
+            signals: self.measured_signals()?,
             growth: self.scaling.growth.into(),
             window: window.map(|seconds| SignedDuration::from_secs(i64::from(seconds))),
             idle_after: quantities::duration("spec.scaling.idle.after", &self.scaling.idle.after)?,

@@ -9,6 +9,7 @@
 //! | [`correction`] | SpendCorrection (`correction`) |
 //! | [`prices`] | PriceList (`prices`) |
 //! | [`revenue`] | the revenue of an InferenceDeployment |
+//! | [`signal`] | the signals of an InferenceDeployment |
 //! | [`engine`] | the inference engine of an InferenceDeployment |
 //! | [`caller_peers`] | who may reach an InferenceDeployment through gateways |
 //! | [`spend`] | SpendRecord (`spend`) |
@@ -44,6 +45,7 @@ pub mod pause;
 pub mod prices;
 pub mod quantities;
 pub mod revenue;
+pub mod signal;
 pub mod spend;
 pub mod template;
 pub mod training;

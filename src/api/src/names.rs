@@ -6,6 +6,8 @@ pub const GROUP: &str = "bursar.dev";
 pub const KIND_LABEL: &str = "bursar.dev/kind";
 /// Label on pods and owned objects: the workload's name.
 pub const WORKLOAD_LABEL: &str = "bursar.dev/workload";
+/// Label of Secrets that signals may be read with; its value is `true`.
+pub const SIGNAL_CREDENTIALS_LABEL: &str = "bursar.dev/signal-credentials";
 /// Label on pods that the workload's Service sends traffic to; its value is `true`.
 pub const SERVING_LABEL: &str = "bursar.dev/serving";
 /// The value of [`SERVING_LABEL`] in the selector of a Service whose requests all go through gateways. No

@@ -82,6 +82,19 @@ impl ApiError {
         matches!(self, Self::Conflict { .. } | Self::Gone { .. })
     }
 
+    /// True if the API server knows no such object or resource.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Gone { .. })
+    }
+
+    /// True if RBAC refuses the call.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        let Self::Api { source, .. } = self else {
+            return false;
+        };
+        matches!(&**source, kube::Error::Api(status) if status.code == 403)
+    }
+
     /// How soon the call may be tried again.
     pub(crate) fn retry_pace(&self) -> RetryPace {
         match self {

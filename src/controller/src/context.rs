@@ -31,6 +31,7 @@ use crate::ports::{NoPort, Ports};
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
+use crate::signals::readings::SignalReadings;
 use crate::slice_index::SliceIndex;
 use crate::status_memory::StatusMemory;
 use crate::training::pod_creation_failures::PodCreationFailures;
@@ -52,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) price_cache: PriceCache,
     /// What was read of engines, by namespace and service.
     pub(crate) readings: SharedReadings,
+    /// What was read of signals outside the replicas.
+    pub(crate) signal_readings: SignalReadings,
     /// The accounts, as decisions read them.
     pub(crate) ledger: PublishedAccounts,
     /// Where accounts are asked for.

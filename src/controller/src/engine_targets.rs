@@ -162,7 +162,7 @@ impl State {
                 if let Some(listed) = &mut self.listed_services {
                     listed.insert(key.clone());
                 }
-                let Ok(engine) = service.spec.engine_settings() else {
+                let Ok(Some(engine)) = service.spec.engine_settings() else {
                     self.remove_service(&key, &mut changes);
                     return changes;
                 };

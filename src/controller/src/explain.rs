@@ -67,7 +67,7 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         name: decision.name.clone(),
         queue_depth: decision.queue_depth,
         held: Some(service.held),
-        target: Some(service.target),
+        target: service.target,
         current: Some(service.current),
         recommended: Some(decision.recommended),
         desired: Some(decision.desired),

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar_signals::demand::Credentials;
+use bursar_signals::dial::Dialer;
 use bursar_signals::engine::Scraper;
+use bursar_signals::polls::{POLL_LIMITS, Polls};
 use bursar_signals::schedule::Settings;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +36,11 @@ use crate::ports::Ports;
 use crate::power_readings::{self, PowerReadings};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
+use crate::signals::SignalReads;
+use crate::signals::addresses::ClusterPolicy;
+use crate::signals::reader::SignalReader;
+use crate::signals::readings::SignalReadings;
+use crate::signals::targets::SignalTargets;
 use crate::training::pod_creation_failures::{self, PodCreationFailures};
 use crate::{Error, Options, cluster_bill, corrections, ledger, spend_metrics, unreadable_status};
 
@@ -64,8 +71,20 @@ pub(crate) async fn lead(
         Settings::default(),
         Timestamp::now,
     );
-    let observers = Observers::new(EngineTargets::new(targets));
+    let policy = Arc::new(ClusterPolicy::new(options.allowed_signal_addresses.clone()));
+    let reader = SignalReader::new(client.clone(), Dialer::new(policy.clone()));
+    let (polled, polls) = Polls::new(reader, POLL_LIMITS);
+    let signal_readings = SignalReadings::default();
+    let label = Some(&options.prometheus_namespace_label).filter(|label| !label.is_empty());
+    let signals = SignalTargets::new(
+        polled,
+        signal_readings.clone(),
+        inputs.clone(),
+        label.cloned(),
+    );
+    let observers = Observers::new(EngineTargets::new(targets), signals);
     let engines = Arc::clone(&observers.engines);
+    let signals = Arc::clone(&observers.signals);
     let mut watches = JoinSet::new();
     let caches = (&client, options.namespace.as_str());
     let stores = fill_caches(&mut watches, caches, (&triggers, &changes), &observers).await?;
@@ -76,7 +95,7 @@ pub(crate) async fn lead(
         options,
         (&client, eviction_client),
         stores,
-        observers,
+        (observers, signal_readings),
         triggers,
         zone,
         metrics,
@@ -90,6 +109,15 @@ pub(crate) async fn lead(
     };
     // a task of its own: no decision delays a read
     let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
+    let addresses = policy.run(client.clone(), context.stores.nodes.clone());
+    let addresses = AbortOnDropHandle::new(tokio::spawn(addresses));
+    let signal_reads = SignalReads {
+        targets: Arc::clone(&signals),
+        readings: context.signal_readings.clone(),
+        inputs: inputs.clone(),
+    };
+    let signal_reads = signal_reads.run(polls, Timestamp::now);
+    let signal_reads = AbortOnDropHandle::new(tokio::spawn(signal_reads));
     // a task of its own: an API server that is slow to say it delays no decision
     let node_autoscaling = NodeAutoscalingWatch::new(
         client.clone(),
@@ -108,7 +136,8 @@ pub(crate) async fn lead(
     );
     let mut demand = std::pin::pin!(gateways.run());
     // signals that nobody has read yet are not unknown
-    let first_round = async { tokio::join!(engines.all_read(), gateways.all_heard()) };
+    let first_round =
+        async { tokio::join!(engines.all_read(), signals.all_read(), gateways.all_heard()) };
     tokio::select! {
         () = &mut demand => {}
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
@@ -120,6 +149,8 @@ pub(crate) async fn lead(
         _ = watches.join_next() => {}
         _ = tasks.join_next() => {}
         _ = engine_reads => {}
+        _ = signal_reads => {}
+        _ = addresses => {}
         _ = node_autoscaling => {}
         () = demand => {}
         () = report(&context, options) => {}
@@ -145,7 +176,7 @@ fn new_context(
     options: &Options,
     (client, eviction_client): (&Client, Client),
     stores: Arc<Stores>,
-    observers: Observers,
+    (observers, signal_readings): (Observers, SignalReadings),
     ledger_triggers: Triggers,
     zone: TimeZone,
     metrics: Metrics,
@@ -159,6 +190,7 @@ fn new_context(
         namespaces: observers.namespaces,
         price_cache: PriceCache::default(),
         readings: Arc::default(),
+        signal_readings,
         ledger: ledger::PublishedAccounts::new(zone.clone(), metrics.unwritten_accounts.clone()),
         ledger_triggers,
         written: ledger::WriteCache::default(),

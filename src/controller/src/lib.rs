@@ -9,6 +9,7 @@
 //! | `index` | where the pods of a workload are in their cache |
 //! | `unreadable_status` | the condition of objects that cannot be read |
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
+//! | `signals` | signals that are measured outside the replicas: queues, queries |
 //! | `gateways` | signals: requests that gateways hold |
 //! | `unreachable_replicas` | ready replicas to which gateways cannot connect |
 //! | `edge` | from objects, accounts and prices to events |
@@ -77,6 +78,7 @@ mod power_readings;
 mod pricing;
 mod priority;
 mod resource_claim;
+mod signals;
 mod slice_index;
 mod spend_metrics;
 mod spend_status;
@@ -101,6 +103,7 @@ use bursar_runtime::leader_election::{Candidate, Leadership};
 use bursar_runtime::open_files;
 use bursar_runtime::server::{self, CertificateFiles, Port};
 use bursar_runtime::shutdown;
+use bursar_signals::address_policy::Network;
 use jiff::tz::TimeZone;
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
@@ -164,6 +167,18 @@ pub struct Options {
     /// `high=team`, or `high=*` for all. May be given several times.
     #[arg(long = "allow-priority-class", value_name = "CLASS=NAMESPACE")]
     pub allowed_priority_classes: Vec<AllowedClass>,
+    /// A network whose addresses signals may be read from, though they are those of nodes, the API server,
+    /// loopback or link-local ones: `10.0.0.0/24`. May be given several times.
+    #[arg(long = "allow-signal-address", value_name = "CIDR")]
+    pub allowed_signal_addresses: Vec<Network>,
+    /// The label by which series of Prometheus tell their namespace; the queries of a namespace's signals
+    /// are confined to it. Empty: they are not.
+    #[arg(
+        long,
+        env = "BURSAR_PROMETHEUS_NAMESPACE_LABEL",
+        default_value = "namespace"
+    )]
+    pub prometheus_namespace_label: String,
     /// The namespace whose dcgm-exporters are read for the watts of GPUs; without it, the usual one
     /// that has any.
     #[arg(long, env = "BURSAR_POWER_EXPORTER_NAMESPACE")]

@@ -46,6 +46,8 @@ struct Given {
 pub(crate) enum NoPort {
     /// The service is gone.
     Gone,
+    /// It takes no requests.
+    NoRequests,
     /// The services of its namespace have as many ports as are free.
     NamespaceShare {
         /// How many the namespace has.
@@ -62,6 +64,7 @@ impl fmt::Display for NoPort {
         let count = GATEWAY_PORTS.len();
         match self {
             Self::Gone => formatter.write_str("the service is gone"),
+            Self::NoRequests => formatter.write_str("it takes no requests"),
             Self::NamespaceShare { given, free } => write!(
                 formatter,
                 "services of this namespace have {given} of {count} ports, and {free} are free: a \
@@ -76,7 +79,7 @@ impl NoPort {
     /// The condition of a service that has no port for this reason.
     pub(crate) fn condition(self) -> Option<ConditionState> {
         let reason = match self {
-            Self::Gone => return None,
+            Self::Gone | Self::NoRequests => return None,
             Self::NamespaceShare { .. } => port_assigned::NAMESPACE_SHARE_USED,
             Self::AllGiven => port_assigned::PORTS_EXHAUSTED,
         };

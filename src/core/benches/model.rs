@@ -21,7 +21,7 @@ use bursar_core::plan::decide;
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use bursar_core::scaling::Activation;
+use bursar_core::scaling::{Activation, RequestSignal};
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -284,7 +284,8 @@ impl Cluster {
             weight: 100,
             min: 0,
             max: 4,
-            target,
+            request_signal: RequestSignal::Target(target),
+            signals: vec![],
             growth: Default::default(),
             learned: None,
             window: Some(SignedDuration::from_secs(60)),

@@ -1,4 +1,5 @@
-//! Replicas from demand: queue depth over target, and the windows that keep it steady.
+//! Replicas from demand: each signal over its target, the largest wins, and the windows that keep
+//! it steady.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -7,10 +8,12 @@ use crate::limit::LimitedBy;
 use crate::pod_set::PodSet;
 
 mod growth;
+mod signals;
 
 pub use growth::{DEFAULT_WINDOW, DemandForecast, GrowthRule, LearnedThroughput, remaining_start};
+pub use signals::{MeasuredSignal, Milli, RequestSignal, SignalValue};
 
-/// A measured demand.
+/// Requests that wait and run on replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// A value that was read.
@@ -117,8 +120,10 @@ pub struct Service {
     pub min: u32,
     /// The most replicas.
     pub max: u32,
-    /// Queue depth that one replica should carry.
-    pub target: u32,
+    /// What its requests say of the replicas that it needs.
+    pub request_signal: RequestSignal,
+    /// Its other signals.
+    pub signals: Vec<MeasuredSignal>,
     /// How long a lower number must last before it is followed.
     pub window: SignedDuration,
     /// How long nothing may happen before it goes to its minimum.
@@ -186,29 +191,65 @@ impl Service {
 
     /// The replicas that so many requests need, by its rule.
     fn replicas_for_depth(&self, queue_depth: u64) -> u32 {
-        let by_target = replicas_for(queue_depth, self.target);
-        self.forecast.as_ref().map_or(by_target, |forecast| {
-            forecast.replicas(queue_depth, self.target)
-        })
+        match (self.request_signal, &self.forecast) {
+            (RequestSignal::Target(target), Some(forecast)) => {
+                forecast.replicas(queue_depth, target)
+            }
+            (RequestSignal::Target(target), None) => replicas_for(queue_depth, target),
+            (RequestSignal::Activity | RequestSignal::None, _) => u32::from(queue_depth > 0),
+        }
     }
 
-    /// Why so many replicas carry a queue.
-    fn why(&self, sum: &str, queue_depth: u64, carry: u32) -> String {
-        let Self { target, .. } = self;
-        let by_target = replicas_for(queue_depth, *target);
-        let plain = format!("{sum} / target {target} = {by_target}");
-        match &self.forecast {
-            None => plain,
-            Some(forecast) => format!("{plain}; learned: {forecast}: {carry}"),
-        }
+    /// The replicas that so many requests and all other signals need: the largest of them wins.
+    fn replicas_for_demand(&self, queue_depth: u64) -> u32 {
+        let requests = match queue_depth {
+            0 => 0,
+            _ => self.replicas_for_depth(queue_depth),
+        };
+        let others = self.signals.iter().map(MeasuredSignal::replicas);
+        others.fold(requests, u32::max)
+    }
+
+    /// Whether its signals other than its requests are known to ask for nothing.
+    fn has_no_other_demand(&self) -> bool {
+        self.signals.iter().all(MeasuredSignal::is_zero)
+    }
+
+    /// Its demand as a sentence, with the numbers: `sum` says how many requests there are.
+    fn why(&self, sum: &str, queue_depth: u64) -> String {
+        let requests = match (self.request_signal, &self.forecast) {
+            (RequestSignal::Target(target), None) => {
+                let by_target = replicas_for(queue_depth, target);
+                Some(format!("{sum} / target {target} = {by_target}"))
+            }
+            (RequestSignal::Target(target), Some(forecast)) => {
+                let by_target = replicas_for(queue_depth, target);
+                let learned = forecast.replicas(queue_depth, target);
+                Some(format!(
+                    "{sum} / target {target} = {by_target}; learned: {forecast}: {learned}"
+                ))
+            }
+            (RequestSignal::Activity, _) => Some(sum.to_owned()),
+            (RequestSignal::None, _) => None,
+        };
+        self.with_signals(requests)
+    }
+
+    /// A sentence about its requests, if it takes any, and all other signals.
+    fn with_signals(&self, requests: Option<String>) -> String {
+        let others = self.signals.iter().map(ToString::to_string);
+        let all: Vec<String> = requests.into_iter().chain(others).collect();
+        all.join("; ")
     }
 
     /// Why its demand is not known, if it is not.
-    pub fn unknown(&self) -> Option<&str> {
-        match &self.engine {
+    pub fn unknown(&self) -> Option<String> {
+        let engine = match &self.engine {
             Signal::AtLeast(_, why) => Some(why),
-            Signal::Known(_) | Signal::Absent => self.unreachable_gateway.as_deref(),
-        }
+            Signal::Known(_) | Signal::Absent => None,
+        };
+        let requests = engine.or(self.unreachable_gateway.as_ref()).cloned();
+        requests.or_else(|| self.signals.iter().find_map(MeasuredSignal::unknown))
     }
 }
 
@@ -279,15 +320,13 @@ fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
             ..keep_replicas(total, held_at, Some(LimitedBy::Paused), reason)
         };
     }
-    if current == 0 && service.activation == Activation::Never {
+    let carry = service.replicas_for_demand(known);
+    // requests wake nothing then, other signals do
+    if current == 0 && service.activation == Activation::Never && service.signals.is_empty() {
         return keep_replicas(total, 0, None, "activation.mode is Never".to_owned());
     }
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
-        let carry = match known {
-            0 => 0,
-            _ => service.replicas_for_depth(known),
-        };
         let desired = service.with_broken(carry).max(held_at);
         let reason = match desired > held_at {
             false => format!("demand unknown ({why}): holds at {desired}"),
@@ -295,23 +334,25 @@ fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
                 let sum = format!(
                     "queue depth at least {known} ({on_replicas} on replicas, {held} held)"
                 );
-                let why_so_many = service.why(&sum, known, carry);
+                let why_so_many = service.why(&sum, known);
                 format!("{why_so_many}; more may be unknown ({why})")
             }
         };
         return Recommendation {
             desired,
+            requeue_at: service.forecast_changes,
             ..keep_replicas(None, desired, Some(LimitedBy::Signal), reason)
         };
     }
     let depth = known;
     let sum = format!("queue depth {depth} ({on_replicas} on replicas, {held} held)");
-    if depth == 0 {
-        return recommend_idle(service, now, keep_replicas(Some(0), 0, None, sum));
+    if depth == 0 && service.has_no_other_demand() {
+        let requests = (service.request_signal != RequestSignal::None).then_some(sum);
+        let reason = service.with_signals(requests);
+        return recommend_idle(service, now, keep_replicas(Some(0), 0, None, reason));
     }
-    let carry = service.replicas_for_depth(depth).max(1);
-    let reason = service.why(&sum, depth, carry);
-    let recommended = service.with_broken(carry);
+    let reason = service.why(&sum, depth);
+    let recommended = service.with_broken(carry.max(1));
     stabilize(
         service,
         now,
@@ -374,7 +415,7 @@ fn recommend_idle(service: &Service, now: Timestamp, quiet: Recommendation) -> R
         requeue_at: idle_at.into_iter().chain(service.forecast_changes).min(),
         reason: match carry {
             1 => format!("{}, not idle yet", quiet.reason),
-            _ => service.why(&quiet.reason, 0, carry),
+            _ => service.why(&quiet.reason, 0),
         },
         ..quiet
     };

@@ -19,7 +19,7 @@ use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::{JobOrder, ServiceOrder, decide};
 use bursar_core::pricing::{PriceCatalog, PricingAttributes};
-use bursar_core::scaling::Activation;
+use bursar_core::scaling::{Activation, RequestSignal};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -58,7 +58,8 @@ fn service(priority: i32) -> Service {
         weight: DEFAULT_WEIGHT,
         min: 2,
         max: 2,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(SignedDuration::from_secs(60)),

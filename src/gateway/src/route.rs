@@ -14,6 +14,7 @@ use bursar_api::conditions::accepted;
 use bursar_api::inference::{ActivationMode, ActivationRetry, RefusalStatus};
 use bursar_api::lenient::Lenient;
 use bursar_api::names::{KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL, gateway_slices};
+use bursar_api::signal::DEFAULT_QUEUE_DEPTH;
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -467,13 +468,17 @@ fn missing<'a>(
 /// The rules by which requests of a service are held; `None` if they cannot be read.
 fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
     let settings = object.spec.settings().ok()?;
-    let engine = object.spec.engine_settings().ok()?;
+    // one without an engine has no port, and no request comes
+    let engine = object.spec.engine_settings().ok()??;
     let status = object.status.as_ref();
     let activation = status.and_then(|status| status.activation.as_ref());
     Some(HoldPolicy {
         max_held: settings.max_held,
         hold_timeout: settings.hold_timeout,
-        target: settings.target,
+        target: settings
+            .request_signal
+            .target()
+            .unwrap_or(DEFAULT_QUEUE_DEPTH),
         max_replicas: settings.max,
         max_wakes: settings.max_wakes,
         retry: object.spec.activation.retry,

@@ -115,6 +115,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Account(..) => "Account",
         Event::Reading(_, Reading::Counted { .. } | Reading::Uncounted { .. }) => "Reading",
         Event::Reading(_, Reading::Stale(_)) => "StaleReading",
+        Event::Signal(..) => "Signal",
         Event::Gateway(..) => "Gateway",
         Event::Demand(..) => "Demand",
         Event::Silent(..) => "Silent",

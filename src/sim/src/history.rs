@@ -283,7 +283,8 @@ impl Simulation {
                 )
             );
             let never = spec.activation == scaling::Activation::Never;
-            let asked = scaling::replicas_for(depth, spec.target);
+            let target = spec.request_signal.target().unwrap_or(1);
+            let asked = scaling::replicas_for(depth, target);
             // a start goes on though nobody asks for it any more
             let asked = asked.max(u32::from(is_starting && decision.allowed == 1));
             let expected = asked.clamp(spec.min.min(spec.max), spec.max);

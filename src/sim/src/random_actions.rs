@@ -8,7 +8,7 @@ use bursar_core::model::event::{Job, Role, Service};
 use bursar_core::model::{Key, Name};
 use bursar_core::money::Money;
 use bursar_core::pricing::{DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope};
-use bursar_core::scaling::{self, GrowthRule};
+use bursar_core::scaling::{self, GrowthRule, RequestSignal};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::{Demand, GPU, ServiceObject, node, shape};
@@ -108,7 +108,8 @@ impl Simulation {
             weight: self.rng.u32(99..102),
             min,
             max: min + self.rng.u32(1..5),
-            target: self.rng.u32(1..9),
+            request_signal: RequestSignal::Target(self.rng.u32(1..9)),
+            signals: vec![],
             growth: match self.rng.bool() {
                 true => GrowthRule::Learned,
                 false => GrowthRule::Target,
@@ -287,7 +288,7 @@ impl Simulation {
             match kind {
                 0 => (spec.min, spec.max) = (spec.min, spec.min + number),
                 1 => (spec.min, spec.max) = (number.min(1), spec.max.max(1)),
-                2 => spec.target = number + 1,
+                2 => spec.request_signal = RequestSignal::Target(number + 1),
                 _ => spec.paused = !spec.paused,
             }
         }

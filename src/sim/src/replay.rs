@@ -7,7 +7,7 @@ use bursar_core::calendar::whole_second;
 use bursar_core::model::event::{Budget, Job, Role, Service};
 use bursar_core::model::{Key, Name};
 use bursar_core::pricing::{DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope};
-use bursar_core::scaling;
+use bursar_core::scaling::{self, RequestSignal};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -205,7 +205,8 @@ fn add_service(
         weight: 100,
         min: scenario.min_replicas,
         max: scenario.max_replicas,
-        target: scenario.target.max(1),
+        request_signal: RequestSignal::Target(scenario.target.max(1)),
+        signals: vec![],
         growth: scenario.growth.into(),
         learned: None,
         window: scenario.stabilization_window,

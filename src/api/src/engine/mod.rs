@@ -49,6 +49,9 @@ pub enum Engine {
     RayServe,
     /// Any other: `engineOptions` says all of it.
     Custom,
+    /// None: replicas take no requests, but work from a queue. They have no Service, and follow signals
+    /// of other types than Engine.
+    None,
 }
 
 /// The alternatives of a metric, by versions of the engine: the first that is on the page counts,

@@ -100,7 +100,7 @@ pub fn preset(engine: Engine) -> Option<&'static Preset> {
         Engine::TensorFlowServing => Some(&TENSORFLOW_SERVING),
         Engine::TorchServe => Some(&TORCH_SERVE),
         Engine::RayServe => Some(&RAY_SERVE),
-        Engine::Custom => None,
+        Engine::Custom | Engine::None => None,
     }
 }
 

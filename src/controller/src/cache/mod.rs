@@ -69,6 +69,7 @@ use crate::cache::decoding::{CacheWriter, Cached, Observer};
 use crate::cache::progress::{ListProgress, Progress};
 use crate::engine_targets::EngineTargets;
 use crate::pod;
+use crate::signals::targets::SignalTargets;
 
 pub(crate) use change::{CacheChange, CacheChanges, CachedKind, cached, key_of};
 pub(crate) use namespace_index::NamespaceIndex;
@@ -89,17 +90,19 @@ pub(crate) struct Observers {
     pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) namespaces: Arc<NamespaceIndex>,
     pub(crate) engines: Arc<EngineTargets>,
+    pub(crate) signals: Arc<SignalTargets>,
     pub(crate) progress: Progress,
 }
 
 impl Observers {
-    /// They know nothing yet but where engines are noted.
-    pub(crate) fn new(engines: EngineTargets) -> Self {
+    /// They know nothing yet but where engines and signals are noted.
+    pub(crate) fn new(engines: EngineTargets, signals: SignalTargets) -> Self {
         Self {
             tombstones: Arc::default(),
             unreadable: Arc::default(),
             namespaces: Arc::default(),
             engines: Arc::new(engines),
+            signals: Arc::new(signals),
             progress: Progress::default(),
         }
     }
@@ -148,6 +151,7 @@ impl Stores {
             unreadable,
             namespaces,
             engines,
+            signals,
             progress,
         } = observers;
         let mut syncing = Vec::new();
@@ -182,6 +186,7 @@ impl Stores {
             device_slices = store!(all(), |_: &ResourceSlice| Some(Trigger::All));
         }
         let (pods, services) = (Arc::clone(engines), Arc::clone(engines));
+        let signals = Arc::clone(signals);
         let (indexed_pods, indexed_records) = (Arc::clone(namespaces), Arc::clone(namespaces));
         let on_pod: Option<Observer<Pod>> = Some(Box::new(move |event| {
             indexed_pods.on_pod(event);
@@ -189,8 +194,10 @@ impl Stores {
         }));
         let on_record: Option<Observer<SpendRecord>> =
             Some(Box::new(move |event| indexed_records.on_record(event)));
-        let on_service: Option<Observer<InferenceDeployment>> =
-            Some(Box::new(move |event| services.on_service(event)));
+        let on_service: Option<Observer<InferenceDeployment>> = Some(Box::new(move |event| {
+            services.on_service(event);
+            signals.on_service(event);
+        }));
         let stores = Self {
             services: store!(
                 all(),

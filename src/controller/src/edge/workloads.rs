@@ -53,7 +53,12 @@ impl WorkloadReader<'_> {
             weight: u32::try_from(object.spec.weight).unwrap_or(DEFAULT_WEIGHT),
             min: self.min_replicas(key, settings.min),
             max: settings.max,
-            target: settings.target,
+            request_signal: settings.request_signal,
+            signals: settings
+                .signals
+                .into_iter()
+                .map(|(name, target)| (name.into(), target))
+                .collect(),
             growth: settings.growth,
             learned: object
                 .status

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bursar_api::engine::Engine;
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadRef};
 use bursar_api::training::JobPhase;
@@ -29,6 +30,7 @@ use crate::object_key::ObjectKey;
 use crate::paused;
 use crate::pricing::condition::{self, PricingState};
 use crate::priority::Priority;
+use crate::signals;
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
 use crate::status_pacing::{NextStatus, StatusPacing};
@@ -118,9 +120,13 @@ async fn write_service(
     let namespace = &workload.namespace;
     let priority = Priority::of(context, namespace, object.spec.priority_class());
     let port = inference::port(context, &object, now);
-    let not_woken = inference::request_path::condition(context, &object, port.is_ok());
+    let not_woken = match object.spec.engine {
+        Engine::None => None,
+        _ => inference::request_path::condition(context, &object, port.is_ok()),
+    };
     let parts = inference::status::StatusParts {
         decision,
+        signals: signals::status::statuses(context, &object, decision, now),
         learned: view.learned,
         pods: &pods,
         creation_failure: creation_failure

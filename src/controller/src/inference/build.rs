@@ -118,7 +118,7 @@ fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodT
         }
     }
     // an object whose options cannot be read gets no template
-    if let Ok(engine) = object.spec.engine_settings()
+    if let Ok(Some(engine)) = object.spec.engine_settings()
         && let Some(container) = template
             .spec
             .as_mut()

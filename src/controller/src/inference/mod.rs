@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::engine::Engine;
 use bursar_api::names::replicas_service;
 use bursar_core::model::{Key, Name};
 use jiff::Timestamp;
@@ -59,7 +60,10 @@ pub(crate) async fn apply(
     apply_order(context, key, &object, change, now)
         .await
         .map_err(Unapplied::before_order)?;
-    let (path, replicas) = apply_path(context, key, &object, now).await;
+    let (path, replicas) = match object.spec.engine {
+        Engine::None => (Ok(()), Ok(())),
+        _ => apply_path(context, key, &object, now).await,
+    };
     let edits = put_back_edits(context, key, &object, now).await;
     path.and(edits).map_err(Unapplied::after_order)?;
     // gateways come and go meanwhile
@@ -300,6 +304,9 @@ pub(crate) fn port(
     object: &InferenceDeployment,
     now: Timestamp,
 ) -> Result<u16, NoPort> {
+    if object.spec.engine == Engine::None {
+        return Err(NoPort::NoRequests);
+    }
     let status = object.status.as_ref();
     let in_status = status.and_then(|status| status.activation.as_ref()?.port);
     let in_status = in_status.and_then(|port| u16::try_from(port).ok());

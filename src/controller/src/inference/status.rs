@@ -8,6 +8,7 @@ use bursar_api::conditions::{
 use bursar_api::inference::{
     ActivationStatus, InferenceDeploymentStatus, LearnedStatus, RefusalStatus,
 };
+use bursar_api::signal::SignalStatus;
 use bursar_api::spend::WorkloadKind;
 use bursar_core::plan::Decision;
 use bursar_core::refusal::RefusalReason;
@@ -31,6 +32,8 @@ use crate::within_budget::within_budget;
 /// What goes into a status.
 pub(crate) struct StatusParts<'a> {
     pub(crate) decision: &'a Decision,
+    /// Its signals, as last read.
+    pub(crate) signals: Vec<SignalStatus>,
     /// What was learned of its replicas.
     pub(crate) learned: Option<LearnedThroughput>,
     pub(crate) pods: &'a [&'a Pod],
@@ -86,6 +89,7 @@ pub(crate) fn next(
         queue_depth: decision
             .queue_depth
             .and_then(|depth| i64::try_from(depth).ok()),
+        signals: parts.signals.clone(),
         selector: selector.join(","),
         limited_by: decision.limited_by,
         reason: decision.reason.clone(),
@@ -134,6 +138,7 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     (status.replicas, status.ready_replicas) = (0, 0);
     (status.desired_replicas, status.limited_by) = (0, None);
     (status.spend, status.queue_depth, status.reason) = (None, None, String::new());
+    status.signals.clear();
     status.learned = None;
     if let Some(refusal) = status
         .activation
@@ -169,12 +174,22 @@ fn readings(status: &InferenceDeploymentStatus) -> Readings {
     }
 }
 
+/// Signals without the time of their last read.
+fn signal_figures(signals: &[SignalStatus]) -> Vec<SignalStatus> {
+    let untimed = |signal: &SignalStatus| SignalStatus {
+        read_at: None,
+        ..signal.clone()
+    };
+    signals.iter().map(untimed).collect()
+}
+
 /// What is written with the rest, or every five minutes.
 fn figures(status: &InferenceDeploymentStatus) -> impl PartialEq {
     let activation = status.activation.as_ref();
     (
         status.queue_depth,
         status.reason.as_str(),
+        signal_figures(&status.signals),
         status.learned,
         activation
             .and_then(|activation| activation.refusal.as_ref())
@@ -203,7 +218,7 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 READY,
                 true,
                 service_ready::AT_ZERO,
-                "no replica runs; the next request wakes one".to_owned(),
+                "no replica runs; the next demand starts one".to_owned(),
             ),
             (0, _) if decision.refusal.is_some() => say(
                 READY,
@@ -337,6 +352,7 @@ mod tests {
             };
             let parts = StatusParts {
                 decision,
+                signals: Vec::new(),
                 learned: None,
                 pods: &[],
                 creation_failure: None,

@@ -10,9 +10,11 @@ use bursar_core::ledger::SpendFunction;
 use bursar_core::model::event::{Event as ModelEvent, Reading};
 use bursar_core::money::Money;
 use bursar_signals::demand::{Message, ServiceDemand};
+use bursar_signals::dial::Dialer;
 use bursar_signals::engine::Scraper;
 use bursar_signals::engine_metrics::Sample;
 use bursar_signals::engine_reads;
+use bursar_signals::polls::{POLL_LIMITS, Polls};
 use bursar_signals::schedule::Settings;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -42,6 +44,10 @@ use crate::pod;
 use crate::ports::Ports;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
+use crate::signals::addresses::ClusterPolicy;
+use crate::signals::reader::SignalReader;
+use crate::signals::readings::SignalReadings;
+use crate::signals::targets::SignalTargets;
 use crate::spend_metrics::ShownSpend;
 use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
@@ -178,7 +184,13 @@ impl Leader {
         tokio::spawn(async move { while received.recv().await.is_some() {} });
         let client = world.server.client();
         let reads = engine_reads::EngineReads::new(Scraper, Settings::default(), Timestamp::now);
-        let observers = Observers::new(EngineTargets::new(reads.0));
+        let policy = Arc::new(ClusterPolicy::new(Vec::new()));
+        let reader = SignalReader::new(client.clone(), Dialer::new(policy));
+        let inputs = mpsc::unbounded_channel().0;
+        let readings = SignalReadings::default();
+        let polled = Polls::new(reader, POLL_LIMITS).0;
+        let signals = SignalTargets::new(polled, readings, inputs, None);
+        let observers = Observers::new(EngineTargets::new(reads.0), signals);
         let changes = mpsc::unbounded_channel().0;
         let mut watches = tokio::task::JoinSet::new();
         let stores = Stores::start(
@@ -217,6 +229,7 @@ impl Leader {
             namespaces,
             price_cache: PriceCache::default(),
             readings: Arc::default(),
+            signal_readings: SignalReadings::default(),
             ledger: PublishedAccounts::new(TimeZone::UTC, metrics.unwritten_accounts.clone()),
             ledger_triggers: mpsc::unbounded_channel().0,
             written: WriteCache::default(),

@@ -11,7 +11,8 @@ use super::budget_terms::KnownTerms;
 use super::capacity::ReservationOwner;
 use super::cost::pod_set;
 use super::event::{
-    BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, PodShape, Reading, Service,
+    BatchJob, Deployment, Event, Job, Key, Measurement, Name, Node, Owner, Pod, PodShape, Reading,
+    Service,
 };
 use super::namespace::KnownBudget;
 use super::pause::Pauses;
@@ -54,6 +55,7 @@ impl Model {
             }
             Event::Account(key, account) => self.set_account(key, account),
             Event::Reading(uid, reading) => self.set_reading(&uid, reading, now),
+            Event::Signal(key, name, change) => self.set_signal(key, name, change, now),
             Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod, now),
             Event::Demand(uid, held) => {
                 let services = self.gateways.set_held(uid, held);
@@ -114,7 +116,7 @@ impl Model {
             }
             _ => {}
         }
-        let target = |service: &Option<Service>| service.as_ref().map(|service| service.target);
+        let target = |service: &Option<Service>| service.as_ref()?.request_signal.target();
         if state.spec.is_some() && target(&state.spec) != target(&service) {
             state.learned.forget_throughput();
         }
@@ -571,6 +573,22 @@ impl Model {
         let state = self.services.entry(key.clone()).or_default();
         state.read(&mut pod.engine, reading, now);
         self.marks.services.insert(key);
+    }
+
+    fn set_signal(
+        &mut self,
+        key: Key,
+        name: Name,
+        measurement: Option<Measurement>,
+        now: Timestamp,
+    ) {
+        if measurement.is_none() && !self.services.contains_key(&key) {
+            return;
+        }
+        let state = self.services.entry(key.clone()).or_default();
+        if state.measure(name, measurement, now) {
+            self.marks.services.insert(key);
+        }
     }
 }
 

@@ -219,7 +219,11 @@ pub(crate) fn drain_replicas<'a>(
                 marked_for_deletion: pod.marked_for_deletion
                     || state.marked_for_deletion.contains_key(uid),
                 stalled: engine.is_stalled(now),
-                busy: engine.requests(),
+                // one without an engine has no requests to wait for
+                busy: match state.takes_requests() {
+                    true => engine.requests(),
+                    false => Some(0),
+                },
                 created: pod.created,
             }
         })

@@ -14,7 +14,7 @@ use crate::money::Money;
 use crate::placement::{Placement, Taint};
 use crate::pod_set::Resources;
 use crate::pricing::{PriceCatalog, PricingAttributes};
-use crate::scaling::{Activation, GrowthRule, LearnedThroughput};
+use crate::scaling::{Activation, GrowthRule, LearnedThroughput, Milli, RequestSignal};
 use crate::training::Retry;
 
 use super::missing_replica_pods::CREATION_FAILURE_TIMEOUT;
@@ -267,8 +267,11 @@ pub struct Service {
     pub min: u32,
     /// The most replicas.
     pub max: u32,
-    /// Queue depth that one replica should carry.
-    pub target: u32,
+    /// What its requests say of the replicas that it needs.
+    pub request_signal: RequestSignal,
+    /// Its signals that are measured outside its replicas, each with a name of its own and how much of
+    /// it one replica should carry.
+    pub signals: Vec<(Name, Milli)>,
     /// Which rule makes replicas of a queue.
     pub growth: GrowthRule,
     /// What its status has on record of its replicas: a new leader begins with that.
@@ -496,6 +499,15 @@ pub enum Reading {
     Stale(Name),
 }
 
+/// What one read of a signal outside the replicas gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Measurement {
+    /// Its value.
+    Value(Milli),
+    /// It cannot be read, and why.
+    Failed(Name),
+}
+
 /// The latest state of something, or that it is gone.
 pub type Change<T> = Option<T>;
 
@@ -533,6 +545,9 @@ pub enum Event {
     Account(Key, Change<AccountSpend>),
     /// A read of the engine of the pod of this UID that changed something.
     Reading(Name, Reading),
+    /// A read of the signal of this name of a service that changed something; `None` once nobody reads
+    /// it, or what is read for it has changed.
+    Signal(Key, Name, Change<Measurement>),
     /// A gateway, by its UID.
     Gateway(Name, Change<GatewayPod>),
     /// What a gateway holds, all of it; it is heard of.

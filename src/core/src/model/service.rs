@@ -7,10 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scale_down_limit::ScaleDownLimit;
-use crate::scaling::{History, Signal};
+use crate::scaling::{History, MeasuredSignal, RequestSignal, Signal, SignalValue};
 
 use super::claim::BudgetRank;
-use super::event::{Counting, Deployment, Name, Pod, PodCreationFailure, Reading, Service};
+use super::event::{
+    Counting, Deployment, Measurement, Name, Pod, PodCreationFailure, Reading, Service,
+};
 use super::growth::{LastRead, LearnedDemand};
 use super::missing_replica_pods::MissingReplicaPods;
 use super::namespace::Admission;
@@ -126,6 +128,8 @@ pub(crate) struct ServiceState {
     pub(crate) rollout: Option<RolloutProgress>,
     pub(crate) endpoints: BTreeSet<Name>,
     pub(crate) pods: BTreeSet<Name>,
+    /// What was last read of its signals other than its requests.
+    pub(crate) signals: BTreeMap<Name, Measurement>,
     /// Numbers asked for before; `None` until the first decision.
     pub(crate) history: Option<History>,
     /// When an engine last did something, a gateway held a request, or a start was ordered.
@@ -179,6 +183,7 @@ impl ServiceState {
             && self.deployment.is_none()
             && self.pods.is_empty()
             && self.endpoints.is_empty()
+            && self.signals.is_empty()
     }
 
     /// The replicas that the Deployment has or was told to have.
@@ -236,6 +241,48 @@ impl ServiceState {
         self.marked_for_deletion.clear();
     }
 
+    /// Takes what was read of a signal. Returns whether it changes anything.
+    pub(crate) fn measure(
+        &mut self,
+        name: Name,
+        measurement: Option<Measurement>,
+        now: Timestamp,
+    ) -> bool {
+        if self.signals.get(&name) == measurement.as_ref() {
+            return false;
+        }
+        let Some(measurement) = measurement else {
+            return self.signals.remove(&name).is_some();
+        };
+        // a queue that is empty now may have had something since it was read before
+        if matches!(measurement, Measurement::Value(_)) {
+            self.last_active = Some(now);
+        }
+        self.signals.insert(name, measurement);
+        true
+    }
+
+    /// Its signals other than its requests, as last read.
+    pub(crate) fn measured_signals(&self) -> Vec<MeasuredSignal> {
+        let signals = self.spec.iter().flat_map(|spec| &spec.signals);
+        let measured = signals.map(|(name, target)| MeasuredSignal {
+            name: name.to_string(),
+            target: *target,
+            value: match self.signals.get(name) {
+                Some(Measurement::Value(value)) => SignalValue::Known(*value),
+                Some(Measurement::Failed(why)) => SignalValue::Unknown(why.to_string()),
+                None => SignalValue::Unknown("not read yet".to_owned()),
+            },
+        });
+        measured.collect()
+    }
+
+    /// Whether its replicas take requests, and engines are read.
+    pub(crate) fn takes_requests(&self) -> bool {
+        let spec = self.spec.as_ref();
+        spec.is_none_or(|spec| spec.request_signal != RequestSignal::None)
+    }
+
     /// Takes that an engine was read.
     pub(crate) fn read(&mut self, engine: &mut EngineState, reading: Reading, now: Timestamp) {
         let is_active = match reading {
@@ -250,7 +297,9 @@ impl ServiceState {
                     // neither when requests came nor how long they took is known of them
                     engine.last_read = None;
                 } else {
-                    let target = self.spec.as_ref().map_or(1, |spec| spec.target);
+                    let target = self.spec.as_ref();
+                    let target = target.and_then(|spec| spec.request_signal.target());
+                    let target = target.unwrap_or(1);
                     let last_read = engine.last_read;
                     let is_mixed = self.replaces_pods();
                     let read =
@@ -295,6 +344,17 @@ pub(crate) struct EngineDemand {
     pub(crate) stalled: Option<String>,
     /// When a pod's silence begins to count, or its requests are not believed any more.
     pub(crate) next: Option<Timestamp>,
+}
+
+impl EngineDemand {
+    /// That of a service whose replicas take no requests.
+    pub(crate) fn none() -> Self {
+        Self {
+            signal: Signal::Absent,
+            stalled: None,
+            next: None,
+        }
+    }
 }
 
 /// The demand on the engines of these pods.

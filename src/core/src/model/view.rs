@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::budget::{BudgetState, RunningCost};
 use crate::plan::Decision;
-use crate::scaling::LearnedThroughput;
+use crate::scaling::{LearnedThroughput, MeasuredSignal};
 use crate::training::JobDecision;
 
 use super::event::{Key, Name};
@@ -18,8 +18,10 @@ pub struct ServiceView {
     pub decision: Decision,
     /// Requests that gateways hold.
     pub held: u64,
-    /// Queue depth that one replica should carry.
-    pub target: u32,
+    /// Queue depth that one replica should carry; `None` where that asks for no replicas.
+    pub target: Option<u32>,
+    /// Its signals other than its requests.
+    pub signals: Vec<MeasuredSignal>,
     /// Replicas that it has or was given.
     pub current: u32,
     /// When something last happened; `None` if that is not known yet.
@@ -65,13 +67,14 @@ impl Model {
         Some(ServiceView {
             decision: state.decision.clone()?,
             held: self.gateways.held(key).requests,
-            target: state.spec.as_ref()?.target,
+            target: state.spec.as_ref()?.request_signal.target(),
+            signals: state.measured_signals(),
             current: state.declared(),
             last_active: state.last_active,
             running_cost: state.running_cost?,
             learned: {
-                let target = state.spec.as_ref()?.target;
-                state.learned.throughput(target, state.starts.expected())
+                let target = state.spec.as_ref()?.request_signal.target();
+                target.and_then(|target| state.learned.throughput(target, state.starts.expected()))
             },
         })
     }

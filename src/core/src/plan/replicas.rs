@@ -12,7 +12,7 @@ use crate::model::cost::{drain_replicas, is_replica};
 use crate::model::event::{Key, Name};
 use crate::model::growth;
 use crate::model::namespace::{Admission, PartialPass};
-use crate::model::service::{self, Ordered, Replica, ServiceState};
+use crate::model::service::{self, EngineDemand, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::TimerKey;
 use crate::plan::decisions::{Decisions, ServiceOrder};
@@ -407,6 +407,9 @@ fn observe_service(
     let held = model.gateways.held(key);
     let unreachable_gateway = model.gateways.unreachable().map(str::to_owned);
     let state = model.services.get_mut(key)?;
+    let takes_requests = state.takes_requests();
+    let unreachable_gateway = unreachable_gateway.filter(|_| takes_requests);
+    let signals = state.measured_signals();
     let spec = state.spec.as_ref()?;
     let pods: Vec<(&Name, &PodState)> = state
         .pods
@@ -439,7 +442,10 @@ fn observe_service(
     let (starting_since, next_fails) = service::starting_since(&unready, coming, now);
     let start_ends = state.starts.observe(starting_since, now);
     let start_patience = state.starts.start_timeout();
-    let demand = service::engine_demand(&alive, now);
+    let demand = match takes_requests {
+        true => service::engine_demand(&alive, now),
+        false => EngineDemand::none(),
+    };
     let failures = service::failures(&alive);
     let creation_failure = creation_failure.filter(|_| without_pod > 0);
     let (start_failure, fails_at) =
@@ -462,34 +468,38 @@ fn observe_service(
         let queue = demand.signal.at_least().saturating_add(held.requests);
         state.learned.observe(queue, start, now);
     }
-    let forecast = match spec.growth {
-        GrowthRule::Target => None,
-        GrowthRule::Learned => {
+    let forecast = match (spec.growth, spec.request_signal.target()) {
+        (GrowthRule::Target, _) | (_, None) => None,
+        (GrowthRule::Learned, Some(target)) => {
             // somebody else may have told the Deployment to have a billion
             let at_hand = current.min(spec.max.max(count(unready.len())));
             let ages = service::start_ages(&unready, growth::step(now));
-            state.learned.forecast(spec.target, start, at_hand, ages)
+            state.learned.forecast(target, start, at_hand, ages)
         }
     };
-    let forecast_changes = match spec.growth {
-        GrowthRule::Target => None,
-        GrowthRule::Learned => state.learned.changes_at(forecast.as_ref(), start, now),
+    let forecast_changes = match (spec.growth, spec.request_signal.target()) {
+        (GrowthRule::Target, _) | (_, None) => None,
+        (GrowthRule::Learned, Some(_)) => state.learned.changes_at(forecast.as_ref(), start, now),
     };
     let learned_window = forecast.as_ref().map(DemandForecast::window);
     let window = spec.window.or(learned_window).unwrap_or(DEFAULT_WINDOW);
     let mut last_active = state.last_active;
-    if last_active.is_none() && !service::has_reading(&alive, now) {
+    let is_read = takes_requests && service::has_reading(&alive, now);
+    if last_active.is_none() && !is_read {
         // nothing to read: what starts now has the whole idle time before it
         last_active = pods.iter().map(|(_, found)| found.pod.created).max();
     }
     // what a replica that is ready does before it is read is not known to be nothing
-    let unread = alive.iter().filter(|(_, _, engine)| engine.is_unread());
+    let unread = alive
+        .iter()
+        .filter(|(_, _, engine)| takes_requests && engine.is_unread());
     last_active = last_active.max(unread.filter_map(|(_, pod, _)| pod.ready_since).max());
     let observed = Service {
         name: key.name.to_string(),
         min: spec.min,
         max: spec.max,
-        target: spec.target,
+        request_signal: spec.request_signal,
+        signals,
         window,
         idle_after: spec.idle_after,
         paused: spec.paused,

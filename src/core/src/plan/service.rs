@@ -219,7 +219,7 @@ impl Allotment {
             allowed,
             limited_by,
             reason,
-            unknown: service.unknown().map(str::to_owned),
+            unknown: service.unknown(),
             stalled: service.stalled.clone(),
             rollout_stuck: service.rollout.as_ref().map(|rollout| rollout.why.clone()),
             refusal,

@@ -15,7 +15,7 @@ use crate::model::claim::Part;
 use crate::money::Money;
 use crate::pod_set::{Capacity, PodSet, SchedulingCapacity};
 use crate::refusal::RefusalReason;
-use crate::scaling::{Activation, History, Service, Signal, recommend};
+use crate::scaling::{Activation, History, RequestSignal, Service, Signal, recommend};
 use crate::training::{Job, JobDecision, Role, schedule};
 
 /// Everything that a decision over one namespace reads.
@@ -144,7 +144,8 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         name: "chat".into(),
         min: 0,
         max: 5,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         forecast: None,
         forecast_changes: None,
         window: SignedDuration::from_secs(60),
@@ -606,7 +607,7 @@ proptest! {
         let whole = decide(Service { engine: Signal::Known(known), ..service.clone() }, vec![]);
         prop_assert!(partial.desired >= whole.desired, "{partial:?} {whole:?}");
         prop_assert!(partial.desired >= service.current.min(service.max), "{partial:?}");
-        let carried = u64::from(partial.desired) * u64::from(service.target);
+        let carried = u64::from(partial.desired) * u64::from(service.request_signal.target().unwrap());
         prop_assert!(carried >= known + service.held || partial.desired == service.max);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bursar_core::model::event::{PodShape, Service};
-use bursar_core::scaling::Activation;
+use bursar_core::scaling::{Activation, RequestSignal};
 use jiff::{SignedDuration, Timestamp};
 
 /// A service of at most four replicas that runs on demand.
@@ -15,7 +15,8 @@ pub(crate) fn new_service(replica: Arc<PodShape>, created: Timestamp) -> Service
         weight: 100,
         min: 0,
         max: 4,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(SignedDuration::from_secs(60)),

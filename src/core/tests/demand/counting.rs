@@ -62,7 +62,12 @@ fn requests_that_show_late_add_replicas_as_others_do() {
     let mut model = with_replica();
     tell(&mut model, 1, [counted(17, Counting::Late, true)]);
     let asked = model.service(&key()).unwrap().decision.recommended;
-    assert_eq!(asked, 17u32.div_ceil(service().target).min(service().max));
+    assert_eq!(
+        asked,
+        17u32
+            .div_ceil(service().request_signal.target().unwrap())
+            .min(service().max)
+    );
 }
 
 /// When requests of which no counter moves are not believed any more, in minutes.

@@ -4,7 +4,7 @@ use bursar_core::ledger::EngineCounters;
 use bursar_core::model::Model;
 use bursar_core::model::event::{Deployment, Event, Reading, Rollout, Service};
 use bursar_core::plan::Decisions;
-use bursar_core::scaling::{GrowthRule, LearnedThroughput};
+use bursar_core::scaling::{GrowthRule, LearnedThroughput, RequestSignal};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
@@ -426,7 +426,7 @@ fn what_was_learned_with_another_target_is_forgotten() {
     let mut model = one_replica(growing(), 60);
     busy_for(&mut model, 0, 400);
     let edited = Service {
-        target: 64,
+        request_signal: RequestSignal::Target(64),
         ..growing()
     };
     tell(

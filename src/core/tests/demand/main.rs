@@ -11,6 +11,7 @@ mod refused;
 mod rollout;
 #[path = "../common/services.rs"]
 mod services;
+mod signals;
 mod stalled;
 mod unknown;
 mod unpriced;

@@ -3,6 +3,7 @@
 use bursar_core::model::Model;
 use bursar_core::model::event::{Event, Name, Pod, Reading, Service};
 use bursar_core::plan::decide;
+use bursar_core::scaling::RequestSignal;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
@@ -15,7 +16,8 @@ fn overloaded(busy: [u64; 5]) -> Model {
     let service = Service {
         min: 1,
         max: 8,
-        target: 40,
+        request_signal: RequestSignal::Target(40),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(SignedDuration::from_secs(60)),

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use super::super::event::{Event, Key, Node, PodShape, Service};
 use super::*;
 use crate::pricing::PricingAttributes;
-use crate::scaling::Activation;
+use crate::scaling::{Activation, RequestSignal};
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -42,7 +42,8 @@ fn service(namespace: &str, selector: BTreeMap<String, String>) -> Event {
         weight: 100,
         min: 0,
         max: 3,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(SignedDuration::from_secs(60)),

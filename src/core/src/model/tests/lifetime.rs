@@ -10,7 +10,7 @@ use super::*;
 use crate::budget::OnExhausted;
 use crate::calendar::Period;
 use crate::ledger::LinearSpend;
-use crate::scaling::Activation;
+use crate::scaling::{Activation, RequestSignal};
 
 fn key() -> Key {
     Key::new("team", "chat")
@@ -24,7 +24,8 @@ fn service(created: i64) -> Service {
         weight: 100,
         min: 1,
         max: 3,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(SignedDuration::from_secs(60)),

@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
-    BatchJob, Budget, Counting, Deployment, Event, GatewayPod, HeldRequests, Job, Key, Name, Node,
-    Owner, Pod, PodCreationFailure, PodCreationReport, PodShape, Reading, Role, Rollout,
-    Scheduling, Service,
+    BatchJob, Budget, Counting, Deployment, Event, GatewayPod, HeldRequests, Job, Key, Measurement,
+    Name, Node, Owner, Pod, PodCreationFailure, PodCreationReport, PodShape, Reading, Role,
+    Rollout, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::{OnExhausted, Unmanaged};
@@ -24,7 +24,7 @@ use crate::placement::{Placement, Taint, TaintEffect, Toleration};
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use crate::scaling::{Activation, GrowthRule, LearnedThroughput};
+use crate::scaling::{Activation, GrowthRule, LearnedThroughput, Milli, RequestSignal};
 
 pub(super) const NAMESPACES: [&str; 2] = ["blue", "green"];
 const GPU: &str = "nvidia.com/gpu";
@@ -179,6 +179,9 @@ fn job_uid(rng: &mut Rng) -> Option<Name> {
         .map(name)
 }
 
+/// Names of signals outside the replicas.
+const SIGNALS: [&str; 2] = ["jobs", "lag"];
+
 /// Another generator, so that what is drawn from it changes nothing of what is drawn otherwise.
 fn more(rng: &Rng) -> Rng {
     Rng::with_seed(!rng.clone().u64(..))
@@ -193,7 +196,19 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
         weight: rng.u32(99..102),
         min: rng.u32(0..2),
         max,
-        target: rng.u32(1..9),
+        request_signal: {
+            let target = rng.u32(1..9);
+            match more(rng).u8(0..8) {
+                0 => RequestSignal::Activity,
+                1 => RequestSignal::None,
+                _ => RequestSignal::Target(target),
+            }
+        },
+        signals: {
+            let target = Milli(more(rng).u64(500..4_000));
+            let signals = SIGNALS.map(|signal| (name(signal), target));
+            signals.into_iter().take(more(rng).usize(0..3)).collect()
+        },
         growth: match rng.bool() {
             true => GrowthRule::Learned,
             false => GrowthRule::Target,
@@ -428,6 +443,19 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
             let key = Key::new(namespace, &format!("account{number}"));
             Event::Account(key, some(rng, account))
         }
+        18 | 19 if more(rng).u8(0..5) == 0 => {
+            let mut more = more(rng);
+            let measurement = match more.u8(0..4) {
+                0 => Measurement::Failed(name("WRONGPASS")),
+                _ => Measurement::Value(Milli(more.u64(0..9_000) * u64::from(more.bool()))),
+            };
+            let signal = name(more.choice(SIGNALS).unwrap());
+            Event::Signal(
+                key(&mut more, "service", 3),
+                signal,
+                some(&mut more, measurement),
+            )
+        }
         18 | 19 => {
             let reading = match rng.u8(0..5) {
                 0 => Reading::Stale(name("no answer")),
@@ -500,6 +528,7 @@ pub(super) fn subject(event: &Event) -> String {
         Event::Service(key, _) => named("service", key),
         Event::Deployment(key, _) | Event::ServiceOrderFailed(key) => named("deployment", key),
         Event::Endpoints(key, _) => named("endpoints", key),
+        Event::Signal(key, name, _) => named(&format!("signal {name}"), key),
         Event::Job(key, _) => named("job", key),
         Event::BatchJob(key, role, _) => named(role, key),
         Event::JobOrderFailed(key) => named("ps", key),

@@ -12,7 +12,7 @@ use super::settle;
 use crate::budget::{EVICTION_NOTICE, OnExhausted, Unmanaged};
 use crate::calendar::Period;
 use crate::plan::decide;
-use crate::scaling::Activation;
+use crate::scaling::{Activation, RequestSignal};
 
 fn service(min: u32) -> Service {
     Service {
@@ -22,7 +22,8 @@ fn service(min: u32) -> Service {
         weight: 100,
         min,
         max: 4,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(SignedDuration::from_secs(60)),

@@ -18,7 +18,7 @@ use crate::money::Money;
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use crate::scaling::Activation;
+use crate::scaling::{Activation, RequestSignal};
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -94,7 +94,8 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
         weight: 100,
         min: 0,
         max: 3,
-        target: 8,
+        request_signal: RequestSignal::Target(8),
+        signals: vec![],
         growth: Default::default(),
         learned: None,
         window: Some(seconds(60)),

@@ -1,0 +1,75 @@
+//! Signals that are measured outside the replicas: which are read, how, and what they said.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`targets`] | which signals are read, by the services that name them |
+//! | [`source`] | a signal of a manifest as something that can be read |
+//! | [`reader`] | one read: credentials, connection, value |
+//! | [`secrets`] | credentials of Secrets |
+//! | [`external`] | metrics of the external metrics API |
+//! | [`addresses`] | addresses that no signal is read from |
+//! | [`readings`] | what was last read |
+//! | [`status`] | that in the status of a service |
+
+pub(crate) mod addresses;
+mod external;
+pub(crate) mod reader;
+pub(crate) mod readings;
+mod secrets;
+mod source;
+pub(crate) mod status;
+pub(crate) mod targets;
+
+use std::sync::Arc;
+
+use bursar_core::model::Key;
+use bursar_core::model::event::{Event, Measurement};
+use bursar_core::scaling::Milli;
+use bursar_signals::polls::{PollResult, Polls, ReadSignal};
+use jiff::Timestamp;
+
+use crate::input::{Input, Inputs};
+use readings::SignalReadings;
+use source::Source;
+use targets::SignalTargets;
+
+/// Keeps what is read of signals, and tells the model of what changed.
+pub(crate) struct SignalReads {
+    pub(crate) targets: Arc<SignalTargets>,
+    pub(crate) readings: SignalReadings,
+    pub(crate) inputs: Inputs,
+}
+
+impl SignalReads {
+    /// Reads for as long as the process leads.
+    pub(crate) async fn run<R: ReadSignal<Source = Source>>(
+        self,
+        polls: Polls<R>,
+        clock: fn() -> Timestamp,
+    ) {
+        polls.run(|read| self.take(&read, clock())).await;
+    }
+
+    fn take(&self, read: &PollResult, now: Timestamp) {
+        // what was forgotten does not come back
+        if !self.targets.contains(&read.id) {
+            return;
+        }
+        let id = &read.id;
+        let key = Key {
+            namespace: id.namespace.clone(),
+            name: id.service.clone(),
+        };
+        self.readings.record(&key, &id.signal, &read.result, now);
+        if !read.changed {
+            return;
+        }
+        let measurement = match &read.result {
+            Ok(milli) => Measurement::Value(Milli(*milli)),
+            Err(why) => Measurement::Failed(why.as_str().into()),
+        };
+        let event = Event::Signal(key, id.signal.clone(), Some(measurement));
+        // nobody listens at the end of leadership
+        self.inputs.send(Input::Event(event)).ok();
+    }
+}
