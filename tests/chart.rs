@@ -126,6 +126,40 @@ fn the_controller_takes_every_priority_class_that_the_chart_allows() {
 }
 
 #[test]
+fn the_controller_takes_every_network_of_signals_that_the_chart_allows() {
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
+    let signals = &schema["properties"]["signals"]["properties"];
+    let pattern = |value: &Value| Regex::new(value["pattern"].as_str().unwrap()).unwrap();
+    let network = pattern(&signals["allowedNetworks"]["items"]);
+    for (cidr, is_right) in [
+        ("10.0.0.7/32", true),
+        ("fd00::/8", true),
+        ("10.0.0.7", false),
+        ("redis.team.svc", false),
+    ] {
+        assert_eq!(network.is_match(cidr), is_right, "{cidr}");
+        let argument = format!("--allow-signal-address={cidr}");
+        assert_eq!(controller_takes(&argument), is_right, "{argument}");
+    }
+    let label = pattern(&signals["prometheusNamespaceLabel"]);
+    assert!(label.is_match("namespace") && label.is_match("") && !label.is_match("a-b"));
+}
+
+/// Secrets are read where their namespace says so, and nowhere by default.
+#[test]
+fn no_secret_can_be_read_by_default() {
+    let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
+    assert_eq!(values["signals"]["credentialNamespaces"], json!([]));
+    let role = file("templates/signals.yaml");
+    let (role, bindings) = role
+        .split_once("{{- range .Values.signals.credentialNamespaces }}")
+        .unwrap();
+    assert!(role.contains("kind: ClusterRole") && !role.contains("Binding\n"));
+    assert!(role.contains("resources: [secrets]\n    verbs: [get]"));
+    assert!(bindings.contains("kind: RoleBinding") && !bindings.contains("ClusterRoleBinding"));
+}
+
+#[test]
 fn the_uninstall_hook_calls_a_command_that_the_program_has() {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/bursar/templates/hook-uninstall.yaml");
@@ -247,6 +281,8 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("resourceclaims", cached),
         ("resourceslices", cached),
         ("events", "create patch list"),
+        // a metric's name is its resource
+        ("*", "list"),
         ("tokenreviews", "create"),
         ("subjectaccessreviews", "create"),
         ("leases", "create"),
