@@ -27,6 +27,8 @@ use crate::credentials::Credentials;
 pub const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// One of several addresses of a name that does not answer leaves time for the next.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// A server without TLS may wait for a line that never comes.
+const TLS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Of a name with more addresses the first are tried. All are checked.
 const MAX_TRIED: usize = 3;
 /// The lookups that run at once. The system's resolver blocks a thread for each, for as long as
@@ -174,7 +176,13 @@ impl Dialer {
         let name = ServerName::try_from(endpoint.host.clone());
         let name = name.map_err(|error| failed(error.to_string()))?;
         let connector = TlsConnector::from(Arc::new(config));
-        let connected = connector.connect(name, plain).await;
+        let handshake = tokio::time::timeout(TLS_TIMEOUT, connector.connect(name, plain)).await;
+        let connected = handshake.map_err(|_| {
+            let seconds = TLS_TIMEOUT.as_secs();
+            failed(format!(
+                "no answer within {seconds} s; does it speak TLS on this port?"
+            ))
+        })?;
         let connected = connected.map_err(|error| failed(tls_failure(&error)))?;
         Ok(Stream {
             io: Io::Tls(Box::new(connected)),

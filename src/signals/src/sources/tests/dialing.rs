@@ -170,3 +170,14 @@ async fn a_server_without_tls_is_named_as_one() {
     let read = read(source(&format!("https://{endpoint}/"))).await;
     assert_fails(&read, Unreachable, &["does not speak TLS"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_waits_for_a_line_instead_of_tls_is_told_from_one_that_is_slow() {
+    let endpoint = server(|mut stream| async move { read_to_end(&mut stream).await }).await;
+    let read = read(source(&format!("https://{endpoint}/"))).await;
+    assert_fails(
+        &read,
+        Unreachable,
+        &["within 3 s", "does it speak TLS on this port?"],
+    );
+}
