@@ -14,6 +14,7 @@
 //! | [`traffic`] | requests as clients send them |
 //! | [`oracle`] | charges and writes, recomputed from the audit log |
 //! | [`demo`] | what `cargo demo` shows |
+//! | [`servers`] | Redis, RabbitMQ, NATS, Prometheus and Kafka, unpacked into the cache |
 //! | [`scale`] | hundreds of services on simulated nodes: writes, times and load |
 //! | [`runner`] | runs the scenarios of an end-to-end test binary against one cluster |
 //! | [`scenario`] | what scenarios share |
@@ -44,6 +45,7 @@ mod progress;
 pub mod runner;
 pub mod scale;
 pub mod scenario;
+pub mod servers;
 pub mod setup;
 mod simulated_nodes;
 mod template;

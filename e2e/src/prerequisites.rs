@@ -152,6 +152,11 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         .map(drop)
 }
 
+/// Reads which packages there are, from all sources that can be reached.
+pub(crate) fn update_package_lists() -> Result<()> {
+    run_apt_get(UPDATE).map(drop)
+}
+
 fn run_apt_get(args: &[&str]) -> Result<process::Output> {
     let began = Instant::now();
     retry_while_locked(
@@ -179,7 +184,7 @@ fn retry_while_locked(
 }
 
 /// An `apt-get` that asks no questions, writes English, and waits for another one to end.
-fn apt_get(args: &[&str]) -> Command {
+pub(crate) fn apt_get(args: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command
         .args(["-qq", "-o", "DPkg::Lock::Timeout=300"])
