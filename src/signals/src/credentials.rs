@@ -39,26 +39,51 @@ impl Credentials {
     }
 
     /// The text without what is secret in it. Errors quote servers, and a server may repeat what
-    /// it was sent.
+    /// it was sent. The text is one line, and may be cut at ellipses.
     pub(crate) fn redact(&self, text: &str) -> String {
         let basic = self.basic();
         let encoded_password = self.password.as_ref().map(|text| STANDARD.encode(text));
         let secrets = [
-            basic.as_ref(),
-            encoded_password.as_ref(),
-            self.password.as_ref(),
-            self.token.as_ref(),
+            basic.as_deref(),
+            encoded_password.as_deref(),
+            self.password.as_deref(),
+            self.token.as_deref(),
         ];
         let mut text = text.to_owned();
-        for secret in secrets
-            .into_iter()
-            .flatten()
-            .filter(|text| !text.is_empty())
-        {
-            text = text.replace(secret.as_str(), "(redacted)");
+        for secret in secrets.into_iter().flatten() {
+            // as lines of text have it: a Secret that was made of a file often ends with a break
+            let secret = secret.replace(char::is_control, " ");
+            let secret = secret.trim();
+            if !secret.is_empty() {
+                text = text.replace(secret, REDACTED);
+                text = redact_cut(&text, secret);
+            }
         }
         text
     }
+}
+
+const REDACTED: &str = "(redacted)";
+const ELLIPSIS: char = '…';
+/// Shorter beginnings tell nothing, and are in many words.
+const MIN_CUT_CHARACTERS: usize = 3;
+
+/// The text without beginnings of the secret that end at an ellipsis.
+fn redact_cut(text: &str, secret: &str) -> String {
+    let ends = secret.char_indices().skip(MIN_CUT_CHARACTERS);
+    let ends: Vec<usize> = ends.map(|(end, _)| end).collect();
+    let mut pieces: Vec<String> = text.split(ELLIPSIS).map(str::to_owned).collect();
+    let last = pieces.len() - 1;
+    for piece in &mut pieces[..last] {
+        let kept = ends
+            .iter()
+            .rev()
+            .find_map(|end| piece.strip_suffix(&secret[..*end]));
+        if let Some(kept) = kept {
+            *piece = format!("{kept}{REDACTED}");
+        }
+    }
+    pieces.join("…")
 }
 
 impl fmt::Debug for Credentials {
@@ -104,5 +129,27 @@ mod tests {
         let redacted = credentials.redact(&said);
         let expected = "password (redacted) of ann is wrong, Basic (redacted)";
         assert_eq!(redacted, expected);
+    }
+
+    #[test]
+    fn the_beginning_of_a_secret_that_was_cut_is_cut_out_too() {
+        let credentials = credentials();
+        for (said, redacted) in [
+            ("is hunter…; check", "is (redacted)…; check"),
+            ("is hun…", "is (redacted)…"),
+            ("… hunter2 … hunt… hu…", "… (redacted) … (redacted)… hu…"),
+            ("hunting…", "hunting…"),
+        ] {
+            assert_eq!(credentials.redact(said), redacted);
+        }
+    }
+
+    #[test]
+    fn a_secret_that_ends_with_a_line_break_is_cut_out_of_a_line() {
+        let credentials = Credentials {
+            token: Some("s3cret\n".into()),
+            ..Credentials::default()
+        };
+        assert_eq!(credentials.redact("no s3cret "), "no (redacted) ");
     }
 }

@@ -286,15 +286,20 @@ async fn a_node_that_names_the_metadata_service_leads_nowhere() {
 async fn nodes_that_send_on_and_on_are_left() {
     let entry = scripted(move |_| "-MOVED 7 :1\r\n".into()).await;
     assert_fails(&read(cluster(&entry)).await, Unreachable, &["refused"]);
-    let own_port = Arc::new(Mutex::new(0));
-    let port = own_port.clone();
-    let entry = scripted(move |_| format!("-MOVED 7 :{}\r\n", port.lock().unwrap())).await;
+    let (own_port, asked) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+    let (port, count) = (own_port.clone(), asked.clone());
+    let entry = scripted(move |_| {
+        *count.lock().unwrap() += 1;
+        format!("-MOVED 7 :{}\r\n", port.lock().unwrap())
+    })
+    .await;
     *own_port.lock().unwrap() = entry.port;
     assert_fails(
         &read(cluster(&entry)).await,
         Protocol,
         &["`jobs`", "5 times"],
     );
+    assert_eq!(*asked.lock().unwrap(), 6);
 }
 
 #[tokio::test]
