@@ -73,8 +73,10 @@ pub struct ServiceExplanation {
     pub queue_depth: Option<u64>,
     /// Requests that gateways hold for it.
     pub held: Option<u64>,
-    /// Queue depth that one replica should carry.
+    /// Queue depth that one replica should carry; `None` where that asks for no replicas.
     pub target: Option<u32>,
+    /// Its signals other than its requests.
+    pub signals: Vec<SignalExplanation>,
     /// Replicas that it has been given and that are not draining.
     pub current: Option<u32>,
     /// Replicas that the queue depth asks for, before any bound.
@@ -95,6 +97,22 @@ pub struct ServiceExplanation {
     pub replica_rate_per_hour: Option<Money>,
     /// Money that one replica still costs when it is stopped now.
     pub replica_reserve: Option<Money>,
+}
+
+/// A signal as the decision found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SignalExplanation {
+    /// Its name.
+    pub name: String,
+    /// Its value, as a decimal number; `None` if it is not known.
+    pub value: Option<String>,
+    /// How much of it one replica should carry.
+    pub target: Option<String>,
+    /// The replicas that it asks for.
+    pub replicas: Option<u32>,
+    /// Why it is not known.
+    pub error: Option<String>,
 }
 
 /// The decision over a TrainingJob.

@@ -8,11 +8,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use bursar_api::explanation::{self, BudgetExplanation, JobExplanation, ServiceExplanation};
+use bursar_api::explanation::{
+    self, BudgetExplanation, JobExplanation, ServiceExplanation, SignalExplanation,
+};
 use bursar_api::names;
 use bursar_core::budget::BudgetState;
 use bursar_core::model::{Model, NamespaceView, PauseScope, ServiceView};
 use bursar_core::plan::LimitedBy;
+use bursar_core::scaling::{MeasuredSignal, SignalValue};
 use bursar_core::training::JobDecision;
 use bursar_runtime::access::{AccessReviewer, Right};
 use jiff::Timestamp;
@@ -68,6 +71,7 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         queue_depth: decision.queue_depth,
         held: Some(service.held),
         target: service.target,
+        signals: service.signals.iter().map(explain_signal).collect(),
         current: Some(service.current),
         recommended: Some(decision.recommended),
         desired: Some(decision.desired),
@@ -77,6 +81,20 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         last_active: service.last_active,
         replica_rate_per_hour: service.running_cost.rate,
         replica_reserve: Some(service.running_cost.reserve()),
+    }
+}
+
+fn explain_signal(signal: &MeasuredSignal) -> SignalExplanation {
+    let (value, error) = match &signal.value {
+        SignalValue::Known(value) => (Some(value.to_string()), None),
+        SignalValue::Unknown(why) => (None, Some(why.clone())),
+    };
+    SignalExplanation {
+        name: signal.name.clone(),
+        replicas: value.is_some().then(|| signal.replicas()),
+        value,
+        target: Some(signal.target.to_string()),
+        error,
     }
 }
 

@@ -15,6 +15,10 @@ use crate::schedule::{Limits, Outcome, Schedule, Settings, TargetId};
 /// No read takes longer, whatever its reader does.
 const POLL_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// A read counts as in flight for at least so long: with [`POLL_LIMITS`] that bounds how many are made a
+/// second, 160 for a namespace and 1,280 in all, however fast servers answer.
+const SHORTEST_READ: Duration = Duration::from_millis(200);
+
 /// Reads in flight: few servers are asked by many services, and none of a tenant's takes those of
 /// another.
 pub const POLL_LIMITS: Settings = Settings {
@@ -210,7 +214,8 @@ impl<R: ReadSignal> Polls<R> {
         let (reader, id, source) = (self.reader.clone(), known.id.clone(), known.source.clone());
         let task = self.tasks.spawn(async move {
             let read = reader.read(&id, &source);
-            let read = tokio::time::timeout(POLL_TIMEOUT, read).await;
+            let read = tokio::time::timeout(POLL_TIMEOUT, read);
+            let (read, ()) = tokio::join!(read, tokio::time::sleep(SHORTEST_READ));
             read.unwrap_or_else(|_| Err(format!("not read within {} s", POLL_TIMEOUT.as_secs())))
         });
         self.reading.insert(task.id(), target);
@@ -364,6 +369,19 @@ mod tests {
             .map(|(second, ..)| *second)
             .collect();
         assert!(jobs.len() >= 58, "{jobs:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signals_of_one_namespace_are_read_at_a_bounded_rate() {
+        let (signals, polls) = Polls::new(Values, POLL_LIMITS);
+        for index in 0..2_000 {
+            let id = id("tenant", &format!("jobs-{index}"));
+            signals.upsert(id, "5".into(), Duration::from_secs(1));
+        }
+        let log = Log::default();
+        run(polls, &log, 30).await;
+        let reads = log.borrow().len();
+        assert!((2_000..=30 * 165).contains(&reads), "{reads} in 30 s");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use std::fmt::Write;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::{PORT_ASSIGNED, REPLICAS_REACHABLE, REQUESTS_WAKE};
+use bursar_api::engine::Engine;
 use bursar_api::inference::ActivationMode;
 use bursar_api::lenient::Lenient;
 use bursar_api::names::{
@@ -68,8 +69,19 @@ pub(super) async fn run(
             .trim_end()
             .to_owned()
     })?;
+    if object.spec.engine == Engine::None {
+        return Ok((without_requests(namespace, name), true));
+    }
     let seen = cluster::read(client, object, namespace, operator_namespace).await;
     Ok(describe(namespace, name, &findings(&seen)))
+}
+
+/// What is said of a service without an engine.
+fn without_requests(namespace: &str, name: &str) -> String {
+    format!(
+        "InferenceDeployment {namespace}/{name}\n  {:<8} engine is None: it takes no requests, and its signals start it\n",
+        Verdict::Note.word()
+    )
 }
 
 fn describe(namespace: &str, name: &str, findings: &[Finding]) -> (String, bool) {

@@ -1,6 +1,8 @@
 //! The leader's decision over an object, in words.
 
-use bursar_api::explanation::{BudgetExplanation, Explanation, JobExplanation, ServiceExplanation};
+use bursar_api::explanation::{
+    BudgetExplanation, Explanation, JobExplanation, ServiceExplanation, SignalExplanation,
+};
 use bursar_core::money::Money;
 use jiff::{SpanRound, Timestamp, Unit};
 
@@ -59,6 +61,19 @@ pub(super) fn describe(
     }
 }
 
+/// A signal's value and the replicas that it asks for, or why it is not known.
+fn signal(entry: &SignalExplanation) -> String {
+    let target = entry.target.as_deref().unwrap_or("unknown");
+    match (&entry.value, &entry.error) {
+        (Some(value), _) => format!(
+            "{value} at {target} a replica: {}",
+            replicas(entry.replicas)
+        ),
+        (None, Some(why)) => format!("unknown: {why}"),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
 fn service(page: &mut Description, entry: &ServiceExplanation) {
     page.line("");
     page.row(
@@ -68,16 +83,24 @@ fn service(page: &mut Description, entry: &ServiceExplanation) {
                 "{depth} requests waiting, running and held; {} of them held by gateways",
                 number(entry.held)
             ),
-            None => "unknown: the engine's metrics cannot be read".to_owned(),
+            None => "unknown: the demand cannot be read".to_owned(),
         },
     );
+    for each in &entry.signals {
+        page.row(&format!("signal {}", each.name), &signal(each));
+    }
+    let by_depth = entry
+        .target
+        .map(|target| format!("the queue depth at {target} a replica"));
+    let by = match (by_depth, entry.signals.is_empty()) {
+        (Some(by_depth), true) => by_depth,
+        (None, true) => format!("the queue depth at {} a replica", number(entry.target)),
+        (Some(by_depth), false) => format!("the largest of {by_depth} and its signals"),
+        (None, false) => "the largest of its signals".to_owned(),
+    };
     page.row(
         "recommended",
-        &format!(
-            "{}, by the queue depth at {} a replica",
-            replicas(entry.recommended),
-            number(entry.target)
-        ),
+        &format!("{}, by {by}", replicas(entry.recommended)),
     );
     page.row(
         "desired",
@@ -319,5 +342,24 @@ budget/team
         }
         let text = described(ObjectKind::Job, "train", decision);
         assert!(text.contains("  may run        unknown\n"), "{text}");
+    }
+
+    #[test]
+    fn each_signal_is_shown_with_what_it_asks_for_or_why_it_is_unknown() {
+        let decision = json!({"services": [{
+            "name": "work", "queueDepth": 0, "held": 0, "asked": 3,
+            "signals": [
+                {"name": "jobs", "value": "12.5", "target": "5", "replicas": 3},
+                {"name": "lag", "target": "0.5", "error": "no connection to kafka:9092"},
+            ],
+        }]});
+        let text = described(ObjectKind::Service, "work", decision);
+        for words in [
+            "12.5 at 5 a replica: 3 replicas",
+            "unknown: no connection to kafka:9092",
+            "3 replicas, by the largest of its signals",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
     }
 }

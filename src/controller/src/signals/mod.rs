@@ -19,6 +19,8 @@ mod secrets;
 mod source;
 pub(crate) mod status;
 pub(crate) mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
