@@ -8,16 +8,14 @@ use super::error::{InvalidSource, quoted};
 
 /// The parsed query is walked by recursion, on the stack of a worker thread.
 const MAX_BYTES: usize = 4 << 10;
-/// The parentheses, braces and unary operators that may be open at once.
-const MAX_DEPTH: usize = 64;
-/// The binary operators of a query: each is a level too.
-const MAX_OPERATORS: usize = 256;
+/// The parentheses, braces and operators of a query, each of which may be a level of it.
+const MAX_LEVELS: usize = 512;
 
 /// The query with the label `name="value"` in each selector, in place of all that it says of that
 /// label itself. Without a label the query is only parsed.
 ///
 /// # Errors
-/// It is no PromQL, too long or too deep, or reads series that no selector of it names.
+/// It is no PromQL, has too many bytes or levels, or reads series that no selector of it names.
 pub(super) fn confine(query: &str, label: Option<(&str, &str)>) -> Result<String, InvalidSource> {
     check_size(query)?;
     let mut parsed = parse(query)?;
@@ -50,33 +48,20 @@ fn check_size(query: &str) -> Result<(), InvalidSource> {
         let why = format!("the query has {} bytes; {MAX_BYTES} may be", query.len());
         return Err(InvalidSource::new(why));
     }
-    let mut depth: usize = 0;
-    let mut operators = 0;
-    for character in query.chars() {
-        match character {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            '+' | '-' | '*' | '/' | '%' | '^' | '<' | '>' | '=' | '!' => operators += 1,
-            _ => {}
-        }
-        if depth > MAX_DEPTH || operators > MAX_OPERATORS {
-            let why = format!(
-                "the query is too deep: {MAX_DEPTH} nested parentheses and {MAX_OPERATORS} \
-                 operators may be; use a recording rule"
-            );
-            return Err(InvalidSource::new(why));
-        }
-    }
-    // `and`, `or`, `unless` and `atan2` are operators as well
+    // within strings and comments they count too: this is a bound, and no grammar
+    let opens_level = |c: char| "([{+-*/%^<>=!".contains(c);
     let words = query.split(|c: char| !c.is_alphanumeric() && c != '_');
     let is_operator = |word: &&str| {
         let operators = ["and", "or", "unless", "atan2"];
-        operators
-            .iter()
-            .any(|operator| word.eq_ignore_ascii_case(operator))
+        let mut operators = operators.iter();
+        operators.any(|operator| word.eq_ignore_ascii_case(operator))
     };
-    if words.filter(is_operator).count() > MAX_OPERATORS {
-        let why = format!("the query has over {MAX_OPERATORS} operators; use a recording rule");
+    let levels = query.matches(opens_level).count() + words.filter(is_operator).count();
+    if levels > MAX_LEVELS {
+        let why = format!(
+            "the query has {levels} parentheses and operators; {MAX_LEVELS} may be; use a \
+             recording rule"
+        );
         return Err(InvalidSource::new(why));
     }
     Ok(())
@@ -311,37 +296,30 @@ mod tests {
 
     #[test]
     fn the_longest_and_deepest_queries_end_on_the_stack_of_a_worker() {
-        let deep = |open: &str, close: &str| {
-            let depth = MAX_BYTES / (open.len() + close.len()) - 1;
-            format!("{}a{}", open.repeat(depth), close.repeat(depth))
+        let nested = |open: &str, close: &str, levels: usize| {
+            format!("{}a{}", open.repeat(levels), close.repeat(levels))
         };
-        let allowed = |open: &str, close: &str| {
-            format!("{}a{}", open.repeat(MAX_DEPTH), close.repeat(MAX_DEPTH))
-        };
-        let queries = [
-            deep("(", ")"),
-            deep("sum(", ")"),
-            deep("-", ""),
-            deep("a+", ""),
-            deep("a or ", ""),
-            deep("2^", ""),
-            deep("{", ""),
-            allowed("(", ")"),
-            allowed("sum(", ")"),
-            allowed("-(", ")"),
-            allowed("abs(-(", "))").replacen("(-(", "(", 40),
-            format!("{}a", "a + ".repeat(MAX_OPERATORS)),
-            format!("{}a", "2 ^ ".repeat(MAX_OPERATORS)),
-            format!("{}a", "-".repeat(MAX_OPERATORS)),
-            format!("{}a", "a or ".repeat(MAX_OPERATORS)),
-            "x".repeat(MAX_BYTES + 1),
-        ];
-        let worker = std::thread::Builder::new().stack_size(1 << 20);
-        let confined = worker.spawn(move || {
-            let queries = queries.iter().map(|query| confine(query, LABEL).is_ok());
-            queries.filter(|is_confined| *is_confined).count()
-        });
-        assert!(confined.unwrap().join().unwrap() >= 5);
+        let too_long = "x".repeat(MAX_BYTES + 1);
+        for (open, close) in [
+            ("(", ")"),
+            ("sum(", ")"),
+            ("-", ""),
+            ("a+", ""),
+            ("a or ", ""),
+            ("2^", ""),
+            // a comment closes nothing
+            ("(#)\n", ")"),
+        ] {
+            let allowed = nested(open, close, MAX_LEVELS);
+            let too_deep = nested(open, close, MAX_LEVELS + 1);
+            let refused = [too_deep, too_long.clone()];
+            let worker = std::thread::Builder::new().stack_size(1 << 20);
+            let confines = worker.spawn(move || {
+                let is_refused = |query: &String| confine(query, LABEL).is_err();
+                confine(&allowed, LABEL).is_ok() && refused.iter().all(is_refused)
+            });
+            assert!(confines.unwrap().join().unwrap(), "{open}");
+        }
     }
 
     /// A query of the grammar, as text.
