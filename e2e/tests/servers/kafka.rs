@@ -28,7 +28,9 @@ fn with_and_without_sasl() {
     let latest = SignalSource::Kafka(kafka(WithoutCommits::Latest));
     // the first question makes the topic that commits are kept in
     wait_for(&earliest, &nobody(), 5000);
-    assert_eq!(read(&latest, &nobody()), Ok(0));
+    // one of each partition that has any
+    let first = read(&latest, &nobody()).unwrap();
+    assert!((1000..5000).contains(&first), "{first}");
     run(
         servers::kafka::commit(HOST, plain, "workers", "jobs", 0).unwrap(),
         "",

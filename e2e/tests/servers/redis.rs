@@ -227,7 +227,7 @@ fn cluster_of_three() {
         .args(ports.map(|port| format!("{HOST}:{port}")))
         .arg("--cluster-yes");
     run(create, "");
-    ports.map(wait_for_cluster);
+    ports.into_iter().for_each(wait_for_cluster);
     // each of these keys is on another node
     for (key, length) in [("a", 1), ("b", 2), ("c", 3)] {
         let elements = "x ".repeat(length);

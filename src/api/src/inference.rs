@@ -148,6 +148,10 @@ pub struct TargetRef {
 /// How demand becomes replicas.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.signals.all(s, !has(s.pollingInterval) || duration(s.pollingInterval) <= duration(self.idle.after))")
+        .message("pollingInterval of a signal must be at most idle.after: what comes between two reads would be missed")
+)]
 pub struct Scaling {
     /// The demands that replicas follow: the one that asks for the most wins. Where none is of type
     /// Engine, requests keep a replica and wake the first one, and ask for no further ones.
@@ -226,7 +230,8 @@ pub struct ScaleDown {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Idle {
-    /// Nothing queued, nothing running and unchanged counters for this long: down to `minReplicas`.
+    /// Nothing queued, nothing running, unchanged counters and all other signals at 0 for this long: down to
+    /// `minReplicas`.
     #[serde(default = "default_idle")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE))]
@@ -580,7 +585,7 @@ impl InferenceDeploymentSpec {
         let signals = self.signals();
         let measured = signals.filter(|(_, signal)| signal.kind != SignalType::Engine);
         let target = |(field, signal): (String, &SignalSpec)| {
-            signal.poll_interval(&field)?;
+            signal.polling_interval(&field)?;
             Ok((signal.name(), signal.target(&field)?))
         };
         measured.map(target).collect()

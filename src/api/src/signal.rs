@@ -32,8 +32,8 @@ pub(crate) const NAMES_MESSAGE: &str =
         .message("target is missing: how much of the signal one replica should carry"),
     validation = Rule::new("!has(self.target) || self.type != 'Engine' || type(self.target) == int && self.target >= 1 && self.target <= 100000")
         .message("target must be at least 1: the queue depth that one replica should carry, a whole number of at most 100000"),
-    validation = Rule::new("self.type != 'Engine' || (!has(self.secretName) && !has(self.pollInterval))")
-        .message("a signal of type Engine is read from the replicas: it has no pollInterval and no secretName"),
+    validation = Rule::new("self.type != 'Engine' || (!has(self.secretName) && !has(self.pollingInterval))")
+        .message("a signal of type Engine is read from the replicas: it has no pollingInterval and no secretName"),
     validation = Rule::new("self.type != 'External' || !has(self.secretName)")
         .message("a signal of type External is read from the API server: it has no secretName"),
     validation = Rule::new("has(self.prometheus) == (self.type == 'Prometheus')")
@@ -63,15 +63,15 @@ pub struct SignalSpec {
     /// held, a whole number, 8 without it. Of other types also a quantity such as "500m" or "1.5".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 1000000000 \
-        : isQuantity(self) && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('1G'))")
-        .message("target must be above 0 and at most a billion: a number, or a quantity such as \"500m\""))]
+        : size(self) <= 32 && isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0 && quantity(self).compareTo(quantity('1G')) <= 0")
+        .message("target must be at least 1m and at most 1G: a number, or a quantity such as \"500m\""))]
     pub target: Option<IntOrString>,
     /// How often it is read, from 1s to 1h; 5s without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,9}(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('1h')")
         .message("must be a duration from 1s to 1h, such as \"15s\""))]
-    pub poll_interval: Option<String>,
+    pub polling_interval: Option<String>,
     /// A Secret of this namespace with the label `bursar.dev/signal-credentials: "true"`: `username`,
     /// `password`, `token`, `ca.crt`, `tls.crt` and `tls.key`, as far as the server asks for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,7 +249,8 @@ pub struct KafkaSignal {
     /// The topic: the lags of all its partitions are added.
     #[schemars(length(min = 1, max = 249))]
     pub topic: String,
-    /// What counts of a partition of which the group has committed nothing yet.
+    /// What counts of a partition of which the group has committed nothing yet, as `auto.offset.reset` of its
+    /// consumers is.
     #[serde(default)]
     pub offset_reset_policy: OffsetResetPolicy,
     /// Whether connections use TLS.
@@ -264,9 +265,9 @@ pub struct KafkaSignal {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OffsetResetPolicy {
     /// All that it has.
-    #[default]
     Earliest,
-    /// Nothing.
+    /// One message if it has any: a worker starts, reads from the end and commits.
+    #[default]
     Latest,
 }
 
@@ -352,7 +353,7 @@ impl Default for SignalSpec {
             target: Some(IntOrString::Int(
                 i32::try_from(DEFAULT_QUEUE_DEPTH).unwrap_or(1),
             )),
-            poll_interval: None,
+            polling_interval: None,
             secret_name: None,
             prometheus: None,
             redis: None,
@@ -401,11 +402,11 @@ impl SignalSpec {
     ///
     /// # Errors
     /// It is no duration from a second to an hour; the API server's rules let none through.
-    pub fn poll_interval(&self, field: &str) -> Result<SignedDuration, FieldError> {
-        let Some(text) = &self.poll_interval else {
+    pub fn polling_interval(&self, field: &str) -> Result<SignedDuration, FieldError> {
+        let Some(text) = &self.polling_interval else {
             return Ok(SignedDuration::from_secs(5));
         };
-        let field = format!("{field}.pollInterval");
+        let field = format!("{field}.pollingInterval");
         let interval = quantities::duration(&field, text)?;
         let bounds = SignedDuration::from_secs(1)..=SignedDuration::from_hours(1);
         match bounds.contains(&interval) {

@@ -82,11 +82,6 @@ impl ApiError {
         matches!(self, Self::Conflict { .. } | Self::Gone { .. })
     }
 
-    /// True if the API server knows no such object or resource.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Gone { .. })
-    }
-
     /// True if RBAC refuses the call.
     pub(crate) fn is_forbidden(&self) -> bool {
         let Self::Api { source, .. } = self else {

@@ -109,6 +109,8 @@ pub(crate) async fn lead(
     };
     // a task of its own: no decision delays a read
     let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
+    let nodes = context.stores.nodes.state();
+    policy.set_nodes(nodes.iter().map(AsRef::as_ref));
     let addresses = policy.run(client.clone(), context.stores.nodes.clone());
     let addresses = AbortOnDropHandle::new(tokio::spawn(addresses));
     let signal_reads = SignalReads {

@@ -320,11 +320,13 @@ fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
             ..keep_replicas(total, held_at, Some(LimitedBy::Paused), reason)
         };
     }
-    let carry = service.replicas_for_demand(known);
-    // requests wake nothing then, other signals do
-    if current == 0 && service.activation == Activation::Never && service.signals.is_empty() {
+    let is_stopped = current == 0 && service.activation == Activation::Never;
+    if is_stopped && service.signals.is_empty() {
         return keep_replicas(total, 0, None, "activation.mode is Never".to_owned());
     }
+    // requests wake nothing then, other signals do
+    let known = if is_stopped { 0 } else { known };
+    let carry = service.replicas_for_demand(known);
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
         let desired = service.with_broken(carry).max(held_at);

@@ -2,11 +2,12 @@
 //! is checked, and the connection is made to a checked address: a name cannot change its address
 //! between check and connection. Servers that other servers name come this way too.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -33,7 +34,9 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_TRIED: usize = 3;
 /// The lookups that run at once. The system's resolver blocks a thread for each, for as long as
 /// the servers of a name's zone like.
-const MAX_LOOKUPS: usize = 64;
+const MAX_LOOKUPS: usize = 128;
+/// Those of one tenant.
+const MAX_LOOKUPS_OF_TENANT: usize = 8;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -108,6 +111,9 @@ pub struct Dialer {
     policy: Arc<dyn AddressPolicy>,
     public_roots: Arc<RootCertStore>,
     lookups: Arc<Semaphore>,
+    /// The lookups of whom it dials for.
+    lookups_of_tenant: Arc<Semaphore>,
+    tenants: Arc<Mutex<HashMap<Arc<str>, Weak<Semaphore>>>>,
 }
 
 impl Dialer {
@@ -120,6 +126,25 @@ impl Dialer {
             policy,
             public_roots: Arc::new(roots.collect()),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            lookups_of_tenant: Arc::new(Semaphore::new(MAX_LOOKUPS_OF_TENANT)),
+            tenants: Arc::default(),
+        }
+    }
+
+    /// The same for one tenant: slow lookups of its names delay only its own.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &Arc<str>) -> Self {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = tenants.get(tenant).and_then(Weak::upgrade);
+        let lookups_of_tenant = known.unwrap_or_else(|| {
+            tenants.retain(|_, lookups| lookups.strong_count() > 0);
+            let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS_OF_TENANT));
+            tenants.insert(Arc::clone(tenant), Arc::downgrade(&lookups));
+            lookups
+        });
+        Self {
+            lookups_of_tenant,
+            ..self.clone()
         }
     }
 
@@ -198,7 +223,9 @@ impl Dialer {
             host: endpoint.host.clone(),
             why: why.to_string(),
         };
-        let permit = self.lookups.clone().acquire_owned().await;
+        // a tenant's own first: what waits for one of those holds none of all
+        let own = self.lookups_of_tenant.clone().acquire_owned().await;
+        let permit = (self.lookups.clone().acquire_owned().await, own);
         let name = (endpoint.host.clone(), endpoint.port);
         let lookup = tokio::task::spawn_blocking(move || {
             // held by the thread, which goes on when nobody waits for the answer any more

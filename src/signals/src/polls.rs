@@ -60,9 +60,11 @@ pub trait ReadSignal: Clone + Send + 'static {
 
 /// What a read of a signal gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PollResult {
+pub struct PollResult<S> {
     /// The signal.
     pub id: SignalId,
+    /// What was read: the signal may have been edited meanwhile.
+    pub source: Arc<S>,
     /// Its value in thousandths, or why there is none.
     pub result: Result<u64, String>,
     /// Whether that differs from the read before.
@@ -104,7 +106,7 @@ impl<S> PolledSignals<S> {
 /// A signal and what is known of it.
 struct Known<S> {
     id: SignalId,
-    source: S,
+    source: Arc<S>,
     interval: Duration,
     last: Option<Result<u64, String>>,
 }
@@ -141,7 +143,7 @@ impl<R: ReadSignal> Polls<R> {
     }
 
     /// Reads until the [`PolledSignals`] are dropped, and reports each read.
-    pub async fn run(mut self, mut report: impl FnMut(PollResult)) {
+    pub async fn run(mut self, mut report: impl FnMut(PollResult<R::Source>)) {
         loop {
             for id in self.schedule.due(self.began.elapsed()) {
                 self.start(id);
@@ -178,7 +180,7 @@ impl<R: ReadSignal> Polls<R> {
         let target = self.targets.get(&id);
         let is_same = target
             .and_then(|target| self.known.get(target))
-            .is_some_and(|known| known.source == source && known.interval == interval);
+            .is_some_and(|known| *known.source == source && known.interval == interval);
         if is_same {
             return;
         }
@@ -191,7 +193,7 @@ impl<R: ReadSignal> Polls<R> {
         self.targets.insert(id.clone(), target);
         let known = Known {
             id,
-            source,
+            source: Arc::new(source),
             interval,
             last: None,
         };
@@ -224,7 +226,7 @@ impl<R: ReadSignal> Polls<R> {
     fn finish(
         &mut self,
         ended: Result<(Id, Result<u64, String>), JoinError>,
-        report: &mut impl FnMut(PollResult),
+        report: &mut impl FnMut(PollResult<R::Source>),
     ) {
         let (task, result) = match ended {
             Ok(ended) => ended,
@@ -245,6 +247,7 @@ impl<R: ReadSignal> Polls<R> {
         let before = known.last.replace(result.clone());
         report(PollResult {
             id: known.id.clone(),
+            source: Arc::clone(&known.source),
             changed: before.as_ref() != Some(&result),
             result,
         });

@@ -73,7 +73,7 @@ spec:
   scaling:
     idle: {{after: 2s}}
     behavior: {{scaleDown: {{stabilizationWindowSeconds: 2}}}}
-    signals: [{{pollInterval: 1s, {signal}}}]
+    signals: [{{pollingInterval: 1s, {signal}}}]
   template:
     spec:
       terminationGracePeriodSeconds: 2

@@ -199,6 +199,14 @@ fn figures(status: &InferenceDeploymentStatus) -> impl PartialEq {
     )
 }
 
+/// The first of these signals that cannot be read, though its last value may still count.
+fn failing(signals: &[SignalStatus]) -> Option<String> {
+    signals.iter().find_map(|signal| {
+        let why = signal.error.as_ref()?;
+        Some(format!("signal {}: {why}", signal.name))
+    })
+}
+
 fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<ConditionState> {
     let say = |kind, status, reason, message: String| ConditionState {
         kind,
@@ -240,7 +248,10 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
             ),
         },
         within_budget(decision.limited_by, false),
-        match (&decision.unknown, &decision.stalled) {
+        match (
+            decision.unknown.clone().or_else(|| failing(&parts.signals)),
+            &decision.stalled,
+        ) {
             (Some(why), _) => say(
                 SIGNALS_AVAILABLE,
                 false,

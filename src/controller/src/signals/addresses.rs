@@ -64,11 +64,16 @@ impl ClusterPolicy {
     }
 
     /// Takes the addresses of all nodes.
-    fn set_nodes<'a>(&self, nodes: impl Iterator<Item = &'a Node>) {
-        let addresses = nodes.filter_map(|node| node.status.as_ref()?.addresses.as_ref());
-        let texts = addresses.flatten().map(|address| &address.address);
-        // others are names
-        let addresses = texts.filter_map(|address| address.parse().ok());
+    pub(crate) fn set_nodes<'a>(&self, nodes: impl Iterator<Item = &'a Node>) {
+        let addresses = nodes.flat_map(|node| {
+            let status = node.status.iter();
+            let addresses = status.flat_map(|status| status.addresses.iter().flatten());
+            // others are names
+            let own = addresses.filter_map(|address| address.address.parse().ok());
+            let spec = node.spec.iter();
+            let networks = spec.flat_map(|spec| spec.pod_cidrs.iter().flatten());
+            own.chain(networks.filter_map(|network| first_address(network)))
+        });
         lock(&self.cluster).nodes = addresses.collect();
     }
 
@@ -99,6 +104,14 @@ impl ClusterPolicy {
     }
 }
 
+/// The first address of a network of pods: the node has it, where its pods go through a bridge.
+fn first_address(network: &str) -> Option<IpAddr> {
+    match network.split_once('/')?.0.parse().ok()? {
+        IpAddr::V4(address) => Some(IpAddr::V4(u32::from(address).wrapping_add(1).into())),
+        IpAddr::V6(address) => Some(IpAddr::V6(u128::from(address).wrapping_add(1).into())),
+    }
+}
+
 /// The address of the API server's Service, as the kubelet tells every pod.
 fn from_environment() -> Option<IpAddr> {
     let host = std::env::var("KUBERNETES_SERVICE_HOST").ok()?;
@@ -116,6 +129,7 @@ mod tests {
         let policy = ClusterPolicy::new(vec!["10.9.0.0/16".parse().unwrap()]);
         let node: Node = serde_json::from_value(json!({
             "metadata": {"name": "n"},
+            "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]},
             "status": {"addresses": [
                 {"type": "InternalIP", "address": "10.8.0.1"},
                 {"type": "InternalIP", "address": "10.9.0.1"},
@@ -135,6 +149,10 @@ mod tests {
         assert_eq!(refuses("10.8.0.2"), Some("an address of the API server"));
         assert_eq!(refuses("10.9.0.1"), None, "it is allowed");
         assert_eq!(refuses("10.8.0.3"), None);
+        for bridge in ["10.244.1.1", "fd00:1::1"] {
+            assert_eq!(refuses(bridge), Some("an address of a node"));
+        }
+        assert_eq!(refuses("10.244.1.2"), None, "a pod's");
         assert!(refuses("169.254.169.254").is_some());
     }
 }

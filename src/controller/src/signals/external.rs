@@ -1,13 +1,24 @@
 //! Metrics of the external metrics API, as KEDA's scalers and metrics adapters serve it.
 
+use std::fmt;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
+use kube::client::Body;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use crate::api_calls::with_timeout;
 use bursar_api::quantities;
 
+/// Bytes of an answer that are read.
+const MOST_BYTES: usize = 256 << 10;
+/// The body follows its head within this long.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Characters of what an adapter says.
+const MOST_CHARACTERS: usize = 160;
 /// Values of one metric that are added.
 const MOST_VALUES: usize = 1_000;
 /// Nano-units in a thousandth.
@@ -39,22 +50,33 @@ pub(super) async fn read(
     if !selector.is_empty() {
         path = format!("{path}?labelSelector={}", encoded(selector));
     }
+    let failed = |why: &dyn fmt::Display| {
+        // an adapter's words are shown, and not all of them
+        let why: String = why.to_string().chars().take(MOST_CHARACTERS).collect();
+        format!("external metric {metric}: {why}")
+    };
     let request = http::Request::get(&path)
-        .body(Vec::new())
-        .map_err(|error| format!("external metric {metric}: {error}"))?;
-    let answer = with_timeout(
-        "get external metric",
-        client.request::<ExternalMetricValueList>(request),
-    )
-    .await;
-    match answer {
-        Ok(list) => sum(&list).map_err(|why| format!("external metric {metric} {why}")),
-        Err(error) if error.is_not_found() => Err(format!(
+        .body(Body::empty())
+        .map_err(|error| failed(&error))?;
+    let answer = with_timeout("get external metric", client.send(request)).await;
+    let answer = answer.map_err(|error| failed(&error))?;
+    let status = answer.status();
+    if status == http::StatusCode::NOT_FOUND {
+        return Err(format!(
             "the external metrics API has no metric {metric} in this namespace, or the cluster has no \
              such API: is KEDA or a metrics adapter installed?"
-        )),
-        Err(error) => Err(format!("external metric {metric}: {error}")),
+        ));
     }
+    if !status.is_success() {
+        return Err(failed(&format!("the API server answers {status}")));
+    }
+    let body = Limited::new(answer.into_body(), MOST_BYTES).collect();
+    let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
+    let body = body.map_err(|_| failed(&"its answer does not end"))?;
+    let body = body.map_err(|error| failed(&error))?.to_bytes();
+    let list: ExternalMetricValueList =
+        serde_json::from_slice(&body).map_err(|error| failed(&error))?;
+    sum(&list).map_err(|why| format!("external metric {metric} {why}"))
 }
 
 fn sum(list: &ExternalMetricValueList) -> Result<u64, String> {

@@ -25,12 +25,12 @@ mod tests;
 use std::sync::Arc;
 
 use bursar_core::model::Key;
-use bursar_core::model::event::{Event, Measurement};
-use bursar_core::scaling::Milli;
+use bursar_core::model::event::Event;
 use bursar_signals::polls::{PollResult, Polls, ReadSignal};
 use jiff::Timestamp;
 
 use crate::input::{Input, Inputs};
+use crate::object_key::ObjectKey;
 use readings::SignalReadings;
 use source::Source;
 use targets::SignalTargets;
@@ -52,26 +52,28 @@ impl SignalReads {
         polls.run(|read| self.take(&read, clock())).await;
     }
 
-    fn take(&self, read: &PollResult, now: Timestamp) {
-        // what was forgotten does not come back
-        if !self.targets.contains(&read.id) {
-            return;
-        }
+    /// Keeps a read, and tells the model of it if it changes what is known. That it fails is told once it
+    /// has failed for a while: the last value counts until then, and the status says at once what is wrong.
+    fn take(&self, read: &PollResult<Source>, now: Timestamp) {
         let id = &read.id;
         let key = Key {
             namespace: id.namespace.clone(),
             name: id.service.clone(),
         };
-        self.readings.record(&key, &id.signal, &read.result, now);
-        if !read.changed {
-            return;
-        }
-        let measurement = match &read.result {
-            Ok(milli) => Measurement::Value(Milli(*milli)),
-            Err(why) => Measurement::Failed(why.as_str().into()),
-        };
-        let event = Event::Signal(key, id.signal.clone(), Some(measurement));
-        // nobody listens at the end of leadership
-        self.inputs.send(Input::Event(event)).ok();
+        // nothing comes back that was read of a signal before it was edited or went
+        self.targets.if_current(id, &read.source, || {
+            let change = self
+                .readings
+                .record(&key, &id.signal, read.result.clone(), now);
+            if change.status {
+                let object = ObjectKey::Service(key.clone());
+                // nobody listens at the end of leadership
+                self.inputs.send(Input::Status(object)).ok();
+            }
+            if let Some(measurement) = change.measurement {
+                let event = Event::Signal(key.clone(), id.signal.clone(), Some(measurement));
+                self.inputs.send(Input::Event(event)).ok();
+            }
+        });
     }
 }

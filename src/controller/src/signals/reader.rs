@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use bursar_signals::dial::Dialer;
 use bursar_signals::polls::{ReadSignal, SignalId};
+use bursar_signals::sources::SourceErrorKind;
 use kube::Client;
+use tokio::sync::Semaphore;
 
 use super::external;
 use super::secrets::Secrets;
 use super::source::Source;
+
+/// External metrics that are asked for at once: orders and the Lease go by the same client.
+const MAX_API_READS: usize = 8;
 
 /// Reads signals from servers and from the API server.
 #[derive(Clone)]
@@ -16,6 +21,7 @@ pub(crate) struct SignalReader {
     client: Client,
     secrets: Arc<Secrets>,
     dialer: Dialer,
+    api_reads: Arc<Semaphore>,
 }
 
 impl SignalReader {
@@ -25,6 +31,7 @@ impl SignalReader {
             secrets: Arc::new(Secrets::new(client.clone())),
             client,
             dialer,
+            api_reads: Arc::new(Semaphore::new(MAX_API_READS)),
         }
     }
 }
@@ -36,6 +43,7 @@ impl ReadSignal for SignalReader {
         match source {
             Source::Invalid(why) => Err(why.clone()),
             Source::External { metric, selector } => {
+                let _permit = self.api_reads.acquire().await;
                 external::read(&self.client, &id.namespace, metric, selector).await
             }
             Source::Server { source, secret } => {
@@ -43,10 +51,12 @@ impl ReadSignal for SignalReader {
                     None => Arc::default(),
                     Some(name) => self.secrets.get(&id.namespace, name).await?,
                 };
-                let read = source.read(&credentials, &self.dialer).await;
-                if let (Err(_), Some(name)) = (&read, secret) {
-                    // they may have changed
-                    self.secrets.forget(&id.namespace, name);
+                let dialer = self.dialer.of_tenant(&id.namespace);
+                let read = source.read(&credentials, &dialer).await;
+                if let (Err(error), Some(name)) = (&read, secret)
+                    && error.kind() == SourceErrorKind::Unauthorized
+                {
+                    self.secrets.refused(&id.namespace, name);
                 }
                 read.map_err(|error| error.to_string())
             }

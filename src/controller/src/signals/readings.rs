@@ -1,13 +1,17 @@
-//! What was last read of signals, for statuses.
+//! What was last read of signals: for statuses, and to tell what the model has to know.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use bursar_core::model::event::Measurement;
 use bursar_core::model::{Key, Name};
 use bursar_core::scaling::Milli;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::lock::lock;
+
+/// The last value counts for so long while reads fail: one that is lost holds no replicas that would go.
+const GRACE: SignedDuration = SignedDuration::from_secs(15);
 
 /// A signal as last read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +20,47 @@ pub(crate) struct SignalReading {
     pub(crate) value: Option<(Milli, Timestamp)>,
     /// Why it cannot be read now.
     pub(crate) error: Option<String>,
+    /// What the model was told last.
+    told: Option<Measurement>,
+}
+
+/// What a read changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ReadingChange {
+    /// The model is told this.
+    pub(super) measurement: Option<Measurement>,
+    /// The status has another error, or none any more.
+    pub(super) status: bool,
+}
+
+impl SignalReading {
+    /// Takes a value in thousandths, or why there is none.
+    fn record(&mut self, result: Result<u64, String>, now: Timestamp) -> ReadingChange {
+        let error = result.as_ref().err().cloned();
+        let status = self.error != error;
+        self.error = error;
+        let measurement = match result {
+            Ok(milli) => {
+                self.value = Some((Milli(milli), now));
+                Measurement::Value(Milli(milli))
+            }
+            Err(why) => match self.value {
+                Some((_, at)) if now.duration_since(at) < GRACE => {
+                    return ReadingChange {
+                        measurement: None,
+                        status,
+                    };
+                }
+                _ => Measurement::Failed(why.into()),
+            },
+        };
+        let is_new = self.told.as_ref() != Some(&measurement);
+        self.told = Some(measurement.clone());
+        ReadingChange {
+            measurement: Some(measurement).filter(|_| is_new),
+            status,
+        }
+    }
 }
 
 /// Signals as last read, by service and name.
@@ -23,26 +68,18 @@ pub(crate) struct SignalReading {
 pub(crate) struct SignalReadings(Arc<Mutex<HashMap<Key, BTreeMap<Name, SignalReading>>>>);
 
 impl SignalReadings {
-    /// Keeps a value in thousandths, or why there is none. The last value stays beside an error.
+    /// Keeps a value in thousandths, or why there is none. Returns what that changes.
     pub(super) fn record(
         &self,
         service: &Key,
         signal: &Name,
-        result: &Result<u64, String>,
+        result: Result<u64, String>,
         now: Timestamp,
-    ) {
+    ) -> ReadingChange {
         let mut all = lock(&self.0);
         let signals = all.entry(service.clone()).or_default();
         let reading = signals.entry(signal.clone()).or_default();
-        match result {
-            Ok(milli) => {
-                *reading = SignalReading {
-                    value: Some((Milli(*milli), now)),
-                    error: None,
-                }
-            }
-            Err(why) => reading.error = Some(why.clone()),
-        }
+        reading.record(result, now)
     }
 
     /// Forgets a signal.
@@ -61,5 +98,49 @@ impl SignalReadings {
         let all = lock(&self.0);
         let reading = all.get(service).and_then(|signals| signals.get(signal));
         reading.cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + second).unwrap()
+    }
+
+    fn told(change: &ReadingChange) -> (Option<Measurement>, bool) {
+        (change.measurement.clone(), change.status)
+    }
+
+    #[test]
+    fn a_read_that_is_lost_shows_in_the_status_and_changes_no_decision() {
+        let mut reading = SignalReading::default();
+        let value = |milli| Some(Measurement::Value(Milli(milli)));
+        let lost = || Err("refused".to_owned());
+        assert_eq!(
+            told(&reading.record(Ok(5_000), at(0))),
+            (value(5_000), false)
+        );
+        assert_eq!(told(&reading.record(lost(), at(5))), (None, true));
+        assert_eq!(told(&reading.record(lost(), at(10))), (None, false));
+        assert_eq!(told(&reading.record(Ok(5_000), at(14))), (None, true));
+        let failed = Some(Measurement::Failed("refused".into()));
+        assert_eq!(told(&reading.record(lost(), at(19))), (None, true));
+        assert_eq!(told(&reading.record(lost(), at(29))), (failed, false));
+        assert_eq!(
+            reading.value,
+            Some((Milli(5_000), at(14))),
+            "it stays in the status"
+        );
+        assert_eq!(told(&reading.record(Ok(0), at(34))), (value(0), true));
+    }
+
+    #[test]
+    fn a_signal_that_was_never_read_is_unknown_at_once() {
+        let mut reading = SignalReading::default();
+        let failed = Some(Measurement::Failed("refused".into()));
+        let change = reading.record(Err("refused".to_owned()), at(0));
+        assert_eq!(told(&change), (failed, true));
     }
 }

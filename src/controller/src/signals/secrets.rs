@@ -15,10 +15,14 @@ use tokio::time::Instant;
 use crate::api_calls::with_timeout;
 use crate::lock::lock;
 
-/// A Secret is asked for again after this long; after a failed read with it, at once.
+/// A Secret is asked for again after this long; ...
 const KEPT_FOR: Duration = Duration::from_mins(1);
+/// ... and after this long where a server refuses what it has.
+const KEPT_WHILE_REFUSED: Duration = Duration::from_secs(5);
 /// Secrets that are kept; with more of them all are asked for anew.
-const MOST_KEPT: usize = 10_000;
+const MOST_KEPT: usize = 1_000;
+/// Bytes of one key.
+const MOST_BYTES: usize = 64 << 10;
 
 type Kept = HashMap<(String, String), (Instant, Arc<Credentials>)>;
 
@@ -64,6 +68,7 @@ impl Secrets {
         };
         let credentials = Arc::new(credentials(&secret)?);
         let mut kept = lock(&self.kept);
+        kept.retain(|_, (read_at, _)| read_at.elapsed() < KEPT_FOR);
         if kept.len() >= MOST_KEPT {
             kept.clear();
         }
@@ -71,9 +76,14 @@ impl Secrets {
         Ok(credentials)
     }
 
-    /// Asks for a Secret anew the next time.
-    pub(super) fn forget(&self, namespace: &str, name: &str) {
-        lock(&self.kept).remove(&(namespace.to_owned(), name.to_owned()));
+    /// Takes that a server refuses the credentials of a Secret: it may have changed since it was read.
+    pub(super) fn refused(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut kept = lock(&self.kept);
+        let read_at = kept.get(&key).map(|(read_at, _)| *read_at);
+        if read_at.is_some_and(|read_at| read_at.elapsed() >= KEPT_WHILE_REFUSED) {
+            kept.remove(&key);
+        }
     }
 }
 
@@ -86,10 +96,16 @@ fn credentials(secret: &Secret) -> Result<Credentials, String> {
             secret.name_any()
         ));
     }
-    let bytes = |key: &str| {
-        let data = secret.data.as_ref()?;
-        data.get(key).map(|value| value.0.clone())
-    };
+    let data = secret.data.as_ref();
+    let large = data.and_then(|data| data.iter().find(|(_, value)| value.0.len() > MOST_BYTES));
+    if let Some((key, _)) = large {
+        return Err(format!(
+            "`{key}` of Secret {} has over {} KiB",
+            secret.name_any(),
+            MOST_BYTES >> 10
+        ));
+    }
+    let bytes = |key: &str| data?.get(key).map(|value| value.0.clone());
     let text = |key: &str| match bytes(key).map(String::from_utf8) {
         None => Ok(None),
         // an editor or `base64` may have left the end of a line

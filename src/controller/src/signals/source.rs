@@ -58,7 +58,10 @@ fn external_source(external: &ExternalSignal) -> Source {
             metric: external.metric_name.clone(),
             selector: selector.to_string(),
         },
-        Err(error) => Source::Invalid(format!("external.selector: {error}")),
+        Err(error) => {
+            let invalid = InvalidSource::new(format!("external.selector: {error}"));
+            Source::Invalid(invalid.to_string())
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use bursar_core::scaling::Milli;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::readings::SignalReading;
 use crate::cache::key_of;
 use crate::context::Context;
 
@@ -20,24 +19,24 @@ pub(crate) fn statuses(
 ) -> Vec<SignalStatus> {
     let key = key_of(object);
     let status = |signal: &SignalSpec| {
-        let reading = match signal.kind {
-            SignalType::Engine => SignalReading {
-                value: decision
-                    .queue_depth
-                    .map(|depth| (Milli(depth.saturating_mul(1000)), now)),
-                error: decision
-                    .unknown
-                    .clone()
-                    .filter(|_| decision.queue_depth.is_none()),
-            },
-            _ => context.signal_readings.get(&key, &signal.name()),
+        let (value, error) = match signal.kind {
+            SignalType::Engine => {
+                let depth = decision.queue_depth;
+                let value = depth.map(|depth| (Milli(depth.saturating_mul(1000)), now));
+                let error = decision.unknown.clone().filter(|_| depth.is_none());
+                (value, error)
+            }
+            _ => {
+                let reading = context.signal_readings.get(&key, &signal.name());
+                (reading.value, reading.error)
+            }
         };
         SignalStatus {
             name: signal.name(),
             kind: signal.kind.as_str().to_owned(),
-            value: reading.value.map(|(value, _)| value.to_string()),
-            read_at: reading.value.map(|(_, at)| Time(at)),
-            error: reading.error,
+            value: value.map(|(value, _)| value.to_string()),
+            read_at: value.map(|(_, at)| Time(at)),
+            error,
         }
     };
     object

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::signal::SignalType;
+use bursar_api::signal::{SignalSpec, SignalType};
 use bursar_core::model::event::Event as ModelEvent;
 use bursar_core::model::{Key, Name};
 use bursar_signals::polls::{PolledSignals, SignalId};
@@ -24,9 +24,17 @@ struct Poll {
     interval: Duration,
 }
 
+/// The signals of a service.
+#[derive(Default)]
+struct Known {
+    /// As its manifest has them: a status that is written changes none.
+    specs: Vec<SignalSpec>,
+    polls: BTreeMap<Name, Poll>,
+}
+
 #[derive(Default)]
 struct State {
-    services: HashMap<Key, BTreeMap<Name, Poll>>,
+    services: HashMap<Key, Known>,
     /// The services of a list that is not complete yet.
     listed: Option<BTreeSet<Key>>,
 }
@@ -68,28 +76,42 @@ impl SignalTargets {
                 if let Some(listed) = &mut state.listed {
                     listed.insert(key.clone());
                 }
-                self.set(&mut state, key, self.polls(service));
+                let specs = &service.spec.scaling.signals;
+                let known = state.services.get(&key);
+                if known.is_none_or(|known| known.specs != *specs) {
+                    self.set(
+                        &mut state,
+                        key,
+                        Known {
+                            specs: specs.clone(),
+                            polls: self.polls(service),
+                        },
+                    );
+                }
             }
-            Event::Delete(service) => self.set(&mut state, key_of(service), BTreeMap::new()),
+            Event::Delete(service) => self.set(&mut state, key_of(service), Known::default()),
             Event::InitDone => {
                 let listed = state.listed.take().unwrap_or_default();
                 let gone = state.services.keys().filter(|key| !listed.contains(key));
                 for key in gone.cloned().collect::<Vec<_>>() {
-                    self.set(&mut state, key, BTreeMap::new());
+                    self.set(&mut state, key, Known::default());
                 }
             }
         }
     }
 
-    /// Whether a service names this signal.
-    pub(crate) fn contains(&self, id: &SignalId) -> bool {
+    /// Does this if the service still names this signal with this source. It does not change meanwhile.
+    pub(super) fn if_current(&self, id: &SignalId, source: &Source, act: impl FnOnce()) {
         let key = Key {
             namespace: id.namespace.clone(),
             name: id.service.clone(),
         };
         let state = lock(&self.state);
-        let signals = state.services.get(&key);
-        signals.is_some_and(|signals| signals.contains_key(&id.signal))
+        let known = state.services.get(&key);
+        let poll = known.and_then(|known| known.polls.get(&id.signal));
+        if poll.is_some_and(|poll| poll.source == *source) {
+            act();
+        }
     }
 
     /// Waits until every signal has been read once.
@@ -102,9 +124,9 @@ impl SignalTargets {
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let signals = service.spec.signals();
         let measured = signals.filter(|(_, signal)| signal.kind != SignalType::Engine);
-        let poll = |(field, signal): (String, &bursar_api::signal::SignalSpec)| {
+        let poll = |(field, signal): (String, &SignalSpec)| {
             // a service whose numbers cannot be read is not decided over
-            let interval = signal.poll_interval(&field).ok()?;
+            let interval = signal.polling_interval(&field).ok()?;
             let source = source::source(signal, namespace, self.namespace_label.as_deref());
             let poll = Poll {
                 source,
@@ -117,8 +139,9 @@ impl SignalTargets {
 
     /// Replaces the signals of a service. What was read for one that changed is forgotten. Changes are
     /// sent while the state is locked, so that they arrive in its order.
-    fn set(&self, state: &mut State, key: Key, polls: BTreeMap<Name, Poll>) {
-        let known = state.services.remove(&key).unwrap_or_default();
+    fn set(&self, state: &mut State, key: Key, service: Known) {
+        let known = state.services.remove(&key).unwrap_or_default().polls;
+        let polls = &service.polls;
         let id = |signal: &Name| SignalId {
             namespace: key.namespace.clone(),
             service: key.name.clone(),
@@ -134,14 +157,14 @@ impl SignalTargets {
                 self.inputs.send(Input::Event(event)).ok();
             }
         }
-        for (signal, poll) in &polls {
+        for (signal, poll) in polls {
             if known.get(signal) != Some(poll) {
                 let Poll { source, interval } = poll.clone();
                 self.polled.upsert(id(signal), source, interval);
             }
         }
-        if !polls.is_empty() {
-            state.services.insert(key, polls);
+        if !service.specs.is_empty() {
+            state.services.insert(key, service);
         }
     }
 }

@@ -81,7 +81,7 @@ fn secret() -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_is_kept_for_a_minute_and_asked_for_again_after_a_read_that_failed() {
+async fn a_secret_is_kept_for_a_minute_and_asked_for_again_once_a_server_refuses_it() {
     let (client, seen) = answering(200, &secret());
     let secrets = Secrets::new(client);
     for _ in 0..3 {
@@ -89,7 +89,11 @@ async fn a_secret_is_kept_for_a_minute_and_asked_for_again_after_a_read_that_fai
         assert_eq!(read.password.as_deref(), Some("s3cret"));
     }
     assert_eq!(*lock(&seen), ["/api/v1/namespaces/team/secrets/login?"]);
-    secrets.forget("team", "login");
+    secrets.refused("team", "login");
+    secrets.get("team", "login").await.unwrap();
+    assert_eq!(lock(&seen).len(), 1, "it was read just now");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    secrets.refused("team", "login");
     secrets.get("team", "login").await.unwrap();
     assert_eq!(lock(&seen).len(), 2);
     tokio::time::sleep(Duration::from_secs(61)).await;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scale_down_limit::ScaleDownLimit;
-use crate::scaling::{History, MeasuredSignal, RequestSignal, Signal, SignalValue};
+use crate::scaling::{History, MeasuredSignal, Milli, RequestSignal, Signal, SignalValue};
 
 use super::claim::BudgetRank;
 use super::event::{
@@ -252,7 +252,11 @@ impl ServiceState {
             return false;
         }
         let Some(measurement) = measurement else {
-            return self.signals.remove(&name).is_some();
+            let removed = self.signals.remove(&name);
+            if removed.is_some_and(|removed| removed != Measurement::Value(Milli(0))) {
+                self.last_active = Some(now);
+            }
+            return true;
         };
         // a queue that is empty now may have had something since it was read before
         if matches!(measurement, Measurement::Value(_)) {

@@ -213,7 +213,7 @@ impl Connection<'_> {
             }
             let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
             if length > MAX_ANSWER_BYTES {
-                return Err(SourceError::too_long(self.endpoint));
+                return Err(SourceError::too_long(self.endpoint, MAX_ANSWER_BYTES));
             }
             let mut payload = vec![0; length];
             self.read(&mut payload).await?;

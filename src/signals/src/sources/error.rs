@@ -2,7 +2,7 @@
 //! right.
 
 use crate::credentials::Credentials;
-use crate::dial::{DialError, Endpoint, MAX_ANSWER_BYTES};
+use crate::dial::{DialError, Endpoint};
 
 /// The characters of a message at most.
 const MAX_CHARACTERS: usize = 200;
@@ -22,7 +22,7 @@ pub enum SourceErrorKind {
     NotFound,
     /// There is an answer that is no value: no number, negative, several, of another type.
     InvalidValue,
-    /// The answer is not what such a server sends, or is longer than 1 MiB.
+    /// The answer is not what such a server sends, or is too long.
     Protocol,
 }
 
@@ -69,9 +69,12 @@ impl SourceError {
     }
 
     /// The answer has more bytes than any should.
-    pub(crate) fn too_long(endpoint: &Endpoint) -> Self {
-        let bound = MAX_ANSWER_BYTES >> 20;
-        Self::protocol(endpoint, &format!("the answer is longer than {bound} MiB"))
+    pub(crate) fn too_long(endpoint: &Endpoint, bound: usize) -> Self {
+        let bound = match bound >> 20 {
+            0 => format!("{} KiB", bound >> 10),
+            mebibytes => format!("{mebibytes} MiB"),
+        };
+        Self::protocol(endpoint, &format!("the answer is longer than {bound}"))
     }
 
     /// The same error with what a server repeated of the credentials cut out.

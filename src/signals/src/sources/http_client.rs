@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
-use http::header::{ACCEPT, AUTHORIZATION, HOST, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT};
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
@@ -14,7 +14,10 @@ use hyper_util::rt::TokioIo;
 
 use super::error::{InvalidSource, SourceError, SourceErrorKind, quoted};
 use crate::credentials::Credentials;
-use crate::dial::{Dialer, Endpoint, MAX_ANSWER_BYTES};
+use crate::dial::{Dialer, Endpoint};
+
+/// The bytes of a body that are read at most: once it is parsed, JSON can be a hundred times as large.
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// Bounds the head of an answer too.
 const BUFFER_BYTES: usize = 32 << 10;
@@ -131,8 +134,8 @@ pub(crate) async fn get(
             let Some(piece) = frame.data_ref() else {
                 continue;
             };
-            if bytes.len() + piece.len() > MAX_ANSWER_BYTES {
-                return Err(SourceError::too_long(endpoint));
+            if bytes.len() + piece.len() > MAX_BODY_BYTES {
+                return Err(SourceError::too_long(endpoint, MAX_BODY_BYTES));
             }
             bytes.extend_from_slice(piece);
         }
@@ -187,14 +190,9 @@ fn check_status(url: &HttpUrl, head: &http::response::Parts) -> Result<(), Sourc
             Err(SourceError::new(SourceErrorKind::Unauthorized, message))
         }
         300..=399 => {
-            let location = head.headers.get(LOCATION);
-            let location = location
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or("nowhere");
             let message = format!(
-                "{url} redirects (HTTP {status}) to {}; redirects are not followed, give the URL \
-                 that answers",
-                quoted(location)
+                "{url} redirects (HTTP {status}); redirects are not followed, give the URL that \
+                 answers"
             );
             Err(SourceError::new(SourceErrorKind::Protocol, message))
         }

@@ -239,7 +239,8 @@ impl<'a> Connection<'a> {
             .parse()
             .ok()
             .filter(|length| *length <= MAX_ANSWER_BYTES);
-        let length: usize = length.ok_or_else(|| SourceError::too_long(self.endpoint))?;
+        let length: usize =
+            length.ok_or_else(|| SourceError::too_long(self.endpoint, MAX_ANSWER_BYTES))?;
         let mut payload = vec![0; length];
         let read = self.stream.read_exact(&mut payload).await;
         read.map_err(|error| SourceError::broken(self.endpoint, &error))?;

@@ -54,7 +54,9 @@ impl Prometheus {
         dialer: &Dialer,
     ) -> Result<u64, SourceError> {
         let query = utf8_percent_encode(&self.query, NON_ALPHANUMERIC);
-        let path = format!("/api/v1/query?query={query}&timeout={EVALUATION_TIMEOUT}");
+        let path = format!(
+            "/api/v1/query?query={query}&timeout={EVALUATION_TIMEOUT}&partial_response=false"
+        );
         let answer = http_client::get(&self.url.below(&path), credentials, dialer).await?;
         let url = &self.url;
         let parsed: Result<Response, _> = serde_json::from_slice(&answer.body);

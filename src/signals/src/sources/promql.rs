@@ -11,6 +11,11 @@ const MAX_BYTES: usize = 4 << 10;
 /// The parentheses, braces and operators of a query, each of which may be a level of it.
 const MAX_LEVELS: usize = 512;
 
+/// The parser compiles the regular expressions of a query, each into up to 20 MB: so few may be in one, ...
+const MAX_REGEXES: usize = 4;
+/// ... and so long may a query with any be.
+const MAX_BYTES_WITH_REGEXES: usize = 1 << 10;
+
 /// The query with the label `name="value"` in each selector, in place of all that it says of that
 /// label itself. Without a label the query is only parsed.
 ///
@@ -18,6 +23,7 @@ const MAX_LEVELS: usize = 512;
 /// It is no PromQL, has too many bytes or levels, or reads series that no selector of it names.
 pub(super) fn confine(query: &str, label: Option<(&str, &str)>) -> Result<String, InvalidSource> {
     check_size(query)?;
+    check_regexes(query)?;
     let mut parsed = parse(query)?;
     let Some((name, value)) = label else {
         return Ok(query.to_owned());
@@ -61,6 +67,34 @@ fn check_size(query: &str) -> Result<(), InvalidSource> {
         let why = format!(
             "the query has {levels} parentheses and operators; {MAX_LEVELS} may be; use a \
              recording rule"
+        );
+        return Err(InvalidSource::new(why));
+    }
+    Ok(())
+}
+
+/// Refuses queries whose regular expressions would be large once they are compiled, before anything
+/// compiles them: a repetition (`x{9}`) multiplies its size. Selectors have no digit after their brace, and
+/// an escape could hide a brace.
+fn check_regexes(query: &str) -> Result<(), InvalidSource> {
+    let count = query.matches("=~").count() + query.matches("!~").count();
+    if count == 0 {
+        return Ok(());
+    }
+    let begins_with = |rest: &str, found: &[char]| {
+        let next = rest.trim_start().chars().next();
+        next.is_some_and(|next| next.is_ascii_digit() || found.contains(&next))
+    };
+    let repeats = query.split('{').skip(1).any(|rest| begins_with(rest, &[]));
+    let escapes = query
+        .split('\\')
+        .skip(1)
+        .any(|rest| begins_with(rest, &['x', 'u', 'U']));
+    if count > MAX_REGEXES || query.len() > MAX_BYTES_WITH_REGEXES || repeats || escapes {
+        let why = format!(
+            "a query with regular expressions may have {MAX_REGEXES} of them and \
+             {MAX_BYTES_WITH_REGEXES} bytes, no repetition as in x{{9}} and no escape by number; \
+             use plain labels or a recording rule"
         );
         return Err(InvalidSource::new(why));
     }
@@ -286,6 +320,13 @@ mod tests {
             ("", "no PromQL"),
             ("up}", "no PromQL"),
             ("select 1", "no PromQL"),
+            (r#"a{x=~"\w{150}"}"#, "no repetition"),
+            (r#"a{x=~"\w\x7b150}"}"#, "no repetition"),
+            (r#"a{x=~"(?x)\w{ 150}"}"#, "no repetition"),
+            (
+                r#"a{a=~"b",b=~"b",c!~"b",d=~"b",e=~"b"}"#,
+                "may have 4 of them",
+            ),
         ] {
             let error = confine(query, LABEL).unwrap_err().to_string();
             assert!(error.contains(why), "{query}: {error}");

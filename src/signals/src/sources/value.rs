@@ -28,9 +28,10 @@ pub(crate) fn thousandths(value: f64) -> Result<u64, String> {
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         Ok(value) => thousandths(value),
+        // a server may be one that the author of the signal may not read: its words are not repeated
         Err(_) => Err(format!(
-            "`{}`, which is no number",
-            super::error::quoted(text)
+            "a text of {} characters, which is no number",
+            text.chars().count()
         )),
     }
 }

@@ -20,7 +20,7 @@ use crate::dial::{Dialer, Endpoint};
 /// Topics with more partitions are not read.
 const MAX_PARTITIONS: usize = 1000;
 /// The leaders of a topic's partitions that are asked.
-const MAX_LEADERS: usize = 100;
+const MAX_LEADERS: usize = 32;
 /// The leaders that are asked at once.
 const LEADERS_AT_ONCE: usize = 8;
 /// Kafka's bound for names of topics; those of groups are shorter than the protocol's bound.
@@ -54,7 +54,8 @@ pub struct Kafka {
 pub enum WithoutCommits {
     /// All messages that the partition has: the group will read them from the earliest on.
     Earliest,
-    /// None: the group will read what comes from now on.
+    /// One message if it has any, so that a consumer starts that commits: until one does, the group reads
+    /// nothing, and what comes from then on is all that counts.
     Latest,
 }
 
@@ -159,15 +160,22 @@ impl Reader<'_> {
         let latest = self.offsets(&mut connection, partitions, LATEST).await?;
         let is_new = |partition: &i32| !committed.contains_key(partition);
         let new: Vec<i32> = partitions.iter().copied().filter(is_new).collect();
-        let begins = match self.source.without_commits {
-            WithoutCommits::Earliest if !new.is_empty() => {
-                self.offsets(&mut connection, &new, EARLIEST).await?
-            }
-            WithoutCommits::Earliest | WithoutCommits::Latest => Offsets::new(),
+        let begins = match new.is_empty() {
+            false => self.offsets(&mut connection, &new, EARLIEST).await?,
+            true => Offsets::new(),
         };
         let lag_of = |(partition, latest): (&i32, &i64)| {
-            let read_until = committed.get(partition).or_else(|| begins.get(partition));
-            let lag = latest.saturating_sub(*read_until.unwrap_or(latest));
+            let lag = match (committed.get(partition), begins.get(partition)) {
+                (Some(committed), _) => latest.saturating_sub(*committed),
+                (None, Some(begin)) => {
+                    let all = latest.saturating_sub(*begin);
+                    match self.source.without_commits {
+                        WithoutCommits::Earliest => all,
+                        WithoutCommits::Latest => all.min(1),
+                    }
+                }
+                (None, None) => 0,
+            };
             // a topic that was made anew has fewer messages than were committed
             u64::try_from(lag).unwrap_or(0)
         };

@@ -203,7 +203,7 @@ impl Connection {
         }
         let length = usize::try_from(i32::from_be_bytes(length)).unwrap_or(usize::MAX);
         if length > MAX_ANSWER_BYTES {
-            return Err(SourceError::too_long(&self.broker));
+            return Err(SourceError::too_long(&self.broker, MAX_ANSWER_BYTES));
         }
         let mut frame = vec![0; length];
         self.read(&mut frame).await?;

@@ -35,7 +35,7 @@ async fn what_is_no_number_is_an_error_that_says_where() {
         (r#"{"depth": [1]}"#, "an array"),
         (r#"{"depth": {}}"#, "an object"),
         (r#"{"depth": "NaN"}"#, "NaN"),
-        (r#"{"depth": "many"}"#, "`many`"),
+        (r#"{"depth": "many"}"#, "a text of 4 characters"),
         (r#"{"depth": -3}"#, "negative"),
         (r#"{"depth": 1e300}"#, "more than"),
     ] {
@@ -76,11 +76,7 @@ async fn redirects_are_not_followed() {
     let answer = "HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/latest\r\n\
                   content-length: 0\r\n\r\n";
     let read = read(source(&answering(answer).await, "/depth")).await;
-    assert_fails(
-        &read,
-        Protocol,
-        &["HTTP 302", "169.254.169.254", "not followed"],
-    );
+    assert_fails(&read, Protocol, &["HTTP 302", "not followed"]);
 }
 
 #[tokio::test]
@@ -89,14 +85,14 @@ async fn an_answer_of_ten_megabytes_is_cut_off() {
     let mut answer = body.into_bytes();
     answer.resize(answer.len() + (10 << 20), b'1');
     let read = read(source(&answering(answer).await, "")).await;
-    assert_fails(&read, Protocol, &["longer than 1 MiB"]);
+    assert_fails(&read, Protocol, &["longer than 64 KiB"]);
 }
 
 #[tokio::test]
 async fn an_answer_without_end_is_cut_off() {
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let read_endless = read(source(&endless(chunked, "4\r\n1111\r\n").await, "")).await;
-    assert_fails(&read_endless, Protocol, &["longer than 1 MiB"]);
+    assert_fails(&read_endless, Protocol, &["longer than 64 KiB"]);
     // and a head without end
     let head = endless("HTTP/1.1 200 OK\r\n", "a: b\r\n").await;
     let endless_head = read(source(&head, "")).await;

@@ -112,6 +112,6 @@ async fn the_query_is_sent_with_its_label_and_nothing_else() {
     assert!(read(source(&endpoint)).await.is_err());
     let request = received.recv().await.unwrap();
     let line = "GET /prometheus/api/v1/query?query=sum%28queue%7Bnamespace%3D%22team%22%7D%29\
-                &timeout=5s HTTP/1.1\r\n";
+                &timeout=5s&partial_response=false HTTP/1.1\r\n";
     assert!(request.starts_with(line), "{request}");
 }
