@@ -316,6 +316,7 @@ impl Cluster {
             restarts: 3,
             restart_count: 0,
             ended_well: Default::default(),
+            success_roles: Default::default(),
             roles: vec![role],
         }
     }

@@ -77,6 +77,7 @@ fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&s
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: workers,
@@ -134,9 +135,8 @@ fn a_gang_passes_one_that_waits_for_other_hardware() {
     );
 }
 
-#[test]
-fn a_gang_passes_one_that_no_period_of_the_budget_could_pay_for() {
-    let mut model = model(&[("H100", 8)]);
+/// A GPU costs 2 an hour, and the budget has so much.
+fn prices_and_budget(model: &mut Model, limit: &str) {
     let row = GpuPrice {
         resource: GPU.to_owned(),
         model: "H100".to_owned(),
@@ -157,7 +157,7 @@ fn a_gang_passes_one_that_no_period_of_the_budget_could_pay_for() {
     let catalog = PriceCatalog::new(vec![list], Timestamp::UNIX_EPOCH);
     model.apply(Event::Prices(Arc::new(catalog)), at(0));
     let budget = Budget {
-        limit: "10".parse().unwrap(),
+        limit: limit.parse().unwrap(),
         period: Period::Monthly,
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_hours(1),
@@ -166,12 +166,77 @@ fn a_gang_passes_one_that_no_period_of_the_budget_could_pay_for() {
         record: Default::default(),
     };
     model.apply(Event::Budget(Key::new("lab", "team"), Some(budget)), at(0));
+}
+
+#[test]
+fn a_gang_passes_one_that_no_period_of_the_budget_could_pay_for() {
+    let mut model = model(&[("H100", 8)]);
+    prices_and_budget(&mut model, "10");
     add(&mut model, "a", 1, ("", 8, 1));
     add(&mut model, "b", 2, ("", 1, 1));
     assert_eq!(
         limits(&mut model, 2),
         named([("a", Some(LimitedBy::Budget)), ("b", None)])
     );
+}
+
+/// A launcher asks for no GPU and is charged for nothing: it makes the gang's price no more unknown than its
+/// workers do, and finds room on a node without GPUs.
+#[test]
+fn a_role_without_gpus_is_paid_with_nothing_and_placed_where_no_gpu_is() {
+    let mut model = model(&[("H100", 8)]);
+    let node = Node {
+        takes_pods: true,
+        allocatable: [("pods".to_owned(), 110_000), ("cpu".to_owned(), 4000)].into(),
+        ..Node::default()
+    };
+    model.apply(Event::Node("cpu-0".into(), Some(node)), at(0));
+    prices_and_budget(&mut model, "100");
+    add(&mut model, "a", 1, ("", 1, 8));
+    let key = Key::new("lab", "a");
+    let launched = |cpu: i64| {
+        let launcher = PodShape {
+            requests: [("cpu".to_owned(), cpu), ("pods".to_owned(), 1000)].into(),
+            ..PodShape::default()
+        };
+        let role = |name: &str, worker: PodShape| Role {
+            name: name.into(),
+            replicas: 1,
+            worker: Arc::new(worker),
+            grace_seconds: 30,
+        };
+        let worker = PodShape {
+            requests: [(GPU.to_owned(), 8000), ("pods".to_owned(), 1000)].into(),
+            attributes: Some(PricingAttributes {
+                resource: GPU.to_owned(),
+                gpus: 8,
+                ..PricingAttributes::default()
+            }),
+            ..PodShape::default()
+        };
+        vec![role("launcher", launcher), role("worker", worker)]
+    };
+    let spec = |cpu| Job {
+        created: at(1),
+        priority: 0,
+        cluster_priority: 0,
+        preemption_allowed: true,
+        suspend: false,
+        paused: false,
+        seed: 1,
+        restarts: 3,
+        restart_count: 0,
+        ended_well: Default::default(),
+        success_roles: Default::default(),
+        roles: launched(cpu),
+    };
+    model.apply(Event::Job(key.clone(), Some(spec(5000))), at(2));
+    let limits_before = limits(&mut model, 2);
+    assert_eq!(limits_before, named([("a", Some(LimitedBy::Capacity))]));
+    assert!(model.job_view(&key).has_known_price);
+    model.apply(Event::Job(key.clone(), Some(spec(4000))), at(3));
+    let decided = decide(&mut model, at(3));
+    assert!(decided.job_orders[0].run, "{decided:?}");
 }
 
 /// A pod of no workload without a node.
@@ -256,6 +321,7 @@ fn add_tolerating(model: &mut Model, name: &str) {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 8,
@@ -384,6 +450,7 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

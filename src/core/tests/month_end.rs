@@ -84,6 +84,7 @@ fn job() -> Job {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

@@ -65,6 +65,7 @@ fn job(priority: i32, workers: u32) -> Job {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

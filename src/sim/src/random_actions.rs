@@ -157,6 +157,7 @@ impl Simulation {
             restarts: 3,
             restart_count: 0,
             ended_well: Default::default(),
+            success_roles: Default::default(),
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),

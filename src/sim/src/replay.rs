@@ -317,6 +317,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             restarts: 3,
             restart_count: 0,
             ended_well: Default::default(),
+            success_roles: Default::default(),
             roles: vec![role],
         };
         let most = scenario.start_time + scenario.start_time / 10;

@@ -477,7 +477,20 @@ impl Model {
         for (role, cached) in roles.iter().zip(&mut estimates) {
             let seconds = grace_stop_seconds(role.grace_seconds);
             let rates = &mut self.rates;
-            let running_cost = new_pod_cost(rates, &role.worker, cached, seconds, priority, now);
+            if !role.worker.uses_gpus() {
+                // such as a launcher: only GPUs are charged for, so its price is known to be none
+                *cached = CachedRate::without_gpus();
+            }
+            let running_cost = match role.worker.uses_gpus() {
+                true => new_pod_cost(rates, &role.worker, cached, seconds, priority, now),
+                false => RunningCost {
+                    rate: cached.rate(),
+                    stop_rate: cached.rate(),
+                    stop_seconds: seconds,
+                    priority,
+                    basis: Default::default(),
+                },
+            };
             stop_times.insert(seconds);
             running_costs.push(running_cost);
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));

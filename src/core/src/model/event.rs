@@ -383,8 +383,22 @@ pub struct Job {
     pub restart_count: u32,
     /// The roles that have ended well, as its status has on record: their Jobs may be gone.
     pub ended_well: BTreeSet<Name>,
+    /// The roles that decide over its success: once all workers of these have ended well, the gang has
+    /// succeeded, and the other workers are stopped. None: all roles do.
+    pub success_roles: BTreeSet<Name>,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
+}
+
+impl Job {
+    /// The roles that decide over its success: those that it names, and all where it names none that it
+    /// has.
+    pub(crate) fn deciding_roles(&self) -> impl Iterator<Item = &Role> {
+        let is_named = |role: &Role| self.success_roles.contains(&role.name);
+        let names_some = self.roles.iter().any(is_named);
+        let roles = self.roles.iter();
+        roles.filter(move |role| !names_some || is_named(role))
+    }
 }
 
 /// The Job of one role of a TrainingJob.

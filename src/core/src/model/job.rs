@@ -17,7 +17,7 @@ use super::spending::WorkloadCost;
 /// How a TrainingJob has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobEnd {
-    /// Each of its roles has ended well.
+    /// Each role that decides over its success has ended well.
     Succeeded,
     /// The Job of this role has failed.
     RoleFailed(Name),
@@ -86,19 +86,20 @@ impl JobState {
     /// How it has ended, if it has.
     pub(crate) fn end(&self) -> Option<JobEnd> {
         let spec = self.spec.as_ref()?;
-        if self.restart_on_record().is_some() && self.restarts_on_record() > spec.restarts {
-            return Some(JobEnd::RestartsUsedUp);
-        }
         let finished = |role: &Role| match self.batch_jobs.get(&role.name) {
             Some(job) => job.finished,
             None => self.is_done(&role.name).then_some(true),
         };
-        let failed = spec.roles.iter().find(|role| finished(role) == Some(false));
-        if let Some(role) = failed {
-            return Some(JobEnd::RoleFailed(role.name.clone()));
+        // what becomes of the other workers once these have ended well is no failure: they are stopped
+        let mut deciding = spec.deciding_roles();
+        if deciding.all(|role| finished(role) == Some(true)) {
+            return Some(JobEnd::Succeeded);
         }
-        let all_well = spec.roles.iter().all(|role| finished(role) == Some(true));
-        all_well.then_some(JobEnd::Succeeded)
+        if self.restart_on_record().is_some() && self.restarts_on_record() > spec.restarts {
+            return Some(JobEnd::RestartsUsedUp);
+        }
+        let failed = spec.roles.iter().find(|role| finished(role) == Some(false));
+        failed.map(|role| JobEnd::RoleFailed(role.name.clone()))
     }
 
     /// Whether it has ended.
@@ -461,6 +462,7 @@ mod tests {
             restarts: 3,
             restart_count: 0,
             ended_well: Default::default(),
+            success_roles: Default::default(),
             roles: ROLES.map(role).into(),
         };
         let key = Key::new("team", "train");

@@ -83,6 +83,18 @@ pub(crate) struct CachedRate {
 }
 
 impl CachedRate {
+    /// That of a pod which holds no GPU: it is charged for nothing.
+    pub(crate) fn without_gpus() -> Self {
+        let estimate = Estimate {
+            rate: Some(Money::ZERO),
+            ..Estimate::default()
+        };
+        Self {
+            version: None,
+            estimate,
+        }
+    }
+
     /// The estimate as it was last made.
     pub(crate) fn rate(&self) -> Option<Money> {
         self.estimate.rate

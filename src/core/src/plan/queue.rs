@@ -10,7 +10,7 @@ use crate::model::capacity::ReservationOwner;
 use crate::model::claim::{BudgetRank, Claim, DEFAULT_WEIGHT, Part, Workload, kept_before};
 use crate::model::cost::{is_worker_of, pod_set};
 use crate::model::event::{Key, Name, Owner};
-use crate::model::job::JobState;
+use crate::model::job::{JobEnd, JobState};
 use crate::model::missing_replica_pods::{CREATION_FAILURE_TIMEOUT, LONGEST_WAIT};
 use crate::model::namespace::{Admission, AnsweredJob};
 use crate::model::preemptible::Preemptibility;
@@ -106,7 +106,7 @@ fn observe_queue(
                 state.reservation_kept_since,
             ) = (None, None, None);
             let costs = state.cost_changes_at;
-            let expires = stop_failed(model, &key, now, decisions);
+            let expires = stop_finished(model, &key, now, decisions);
             let looks = [observed.next, costs, expires];
             observed.next = looks.into_iter().flatten().min();
         }
@@ -198,23 +198,25 @@ fn carry_out(
     model.timers.set(TimerKey::Queue(name.clone()), next);
 }
 
-/// Tells the Jobs that go on though the gang has failed with another role to stop: they hold GPUs
+/// Tells the Jobs that go on though the gang has ended with another role to stop: they hold GPUs
 /// for nothing. When that order expires.
-fn stop_failed(
+fn stop_finished(
     model: &mut Model,
     key: &Key,
     now: Timestamp,
     decisions: &mut Decisions,
 ) -> Option<Timestamp> {
     let state = model.jobs.get(key)?;
-    if !(state.has_finished() && state.shows_running()) {
-        return None;
-    }
+    let end = state.end().filter(|_| state.shows_running())?;
+    let reason = match end {
+        JobEnd::Succeeded => "the roles that decide over its success have ended well",
+        JobEnd::RoleFailed(_) | JobEnd::RestartsUsedUp => "one of its roles has failed",
+    };
     let decision = JobDecision {
         name: key.name.to_string(),
         run: false,
         limited_by: None,
-        reason: "one of its roles has failed".to_owned(),
+        reason: reason.to_owned(),
         position: None,
         retry: None,
         creation_failure: None,

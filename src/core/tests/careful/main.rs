@@ -61,6 +61,7 @@ pub(crate) fn job(workers: u32) -> Job {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         seed: 1,
         roles: vec![Role {
             name: "".into(),

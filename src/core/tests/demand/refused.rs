@@ -110,6 +110,7 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 1,

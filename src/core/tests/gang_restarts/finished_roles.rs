@@ -24,6 +24,78 @@ fn end(model: &Model) -> Option<JobEnd> {
     model.job_view(&key()).end
 }
 
+/// A gang over whose success `master` alone decides.
+fn led_by_master() -> Model {
+    let mut model = gang(&ROLES);
+    let mut spec = job_of_roles(&ROLES);
+    spec.success_roles = ["master".into()].into();
+    set_job(&mut model, "train", 0, spec);
+    model
+}
+
+#[test]
+fn once_the_deciding_role_has_ended_well_the_gang_has_succeeded_and_the_others_are_stopped() {
+    let mut model = led_by_master();
+    assert_eq!(orders(&mut model, 1), []);
+    finish(&mut model, "master", 10);
+    assert_eq!(end(&model), Some(JobEnd::Succeeded));
+    let stop = orders(&mut model, 10).remove(0);
+    assert_eq!((stop.run, stop.restart), (false, None));
+    assert!(stop.reason.contains("have ended well"), "{stop:?}");
+    // a worker that does not end well when it is told to stop
+    let stopped = BatchJob {
+        running: false,
+        failed: 1,
+        ..batch("worker", 0)
+    };
+    set_batch(&mut model, "worker", 12, Some(stopped));
+    for second in [12, 60, 400] {
+        assert_eq!(orders(&mut model, second), [], "{second}");
+    }
+    // the finished Job is removed once the status has it on record
+    let mut spec = job_of_roles(&ROLES);
+    spec.success_roles = ["master".into()].into();
+    spec.ended_well = ["master".into()].into();
+    set_job(&mut model, "train", 500, spec);
+    set_batch(&mut model, "master", 500, None);
+    assert_eq!(orders(&mut model, 500), []);
+    assert_eq!(end(&model), Some(JobEnd::Succeeded));
+}
+
+#[test]
+fn a_role_that_does_not_decide_and_ends_well_ends_nothing() {
+    let mut model = led_by_master();
+    finish(&mut model, "worker", 10);
+    assert_eq!((orders(&mut model, 10), end(&model)), (vec![], None));
+    finish(&mut model, "master", 20);
+    assert_eq!(end(&model), Some(JobEnd::Succeeded));
+}
+
+#[test]
+fn the_job_of_a_role_that_does_not_decide_fails_the_gang_all_the_same() {
+    let mut model = led_by_master();
+    let failed = BatchJob {
+        finished: Some(false),
+        ..batch("worker", 0)
+    };
+    set_batch(&mut model, "worker", 10, Some(failed));
+    assert_eq!(end(&model), Some(JobEnd::RoleFailed("worker".into())));
+}
+
+/// A role of this name may be gone with an edit of an older version: nobody is taken to have succeeded by it.
+#[test]
+fn where_no_role_has_the_name_that_decides_all_roles_do() {
+    let mut model = gang(&ROLES);
+    let mut spec = job_of_roles(&ROLES);
+    spec.success_roles = ["chief".into()].into();
+    set_job(&mut model, "train", 0, spec);
+    assert_eq!(end(&model), None);
+    finish(&mut model, "master", 10);
+    assert_eq!(end(&model), None);
+    finish(&mut model, "worker", 20);
+    assert_eq!(end(&model), Some(JobEnd::Succeeded));
+}
+
 /// The status says that `master` has ended well.
 fn record(model: &mut Model, second: i64) {
     let mut spec = job_of_roles(&ROLES);

@@ -75,6 +75,7 @@ pub(crate) fn job(second: i64, workers: u32) -> Job {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

@@ -103,6 +103,7 @@ fn training(model: &mut Model, role: &str) {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![Role {
             name: role.into(),
             replicas: 1,

@@ -35,6 +35,7 @@ fn job(suspend: bool) -> Job {
         restarts: 3,
         restart_count: 0,
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles: vec![role("master"), role("worker")],
     }
 }

@@ -250,6 +250,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         restarts: more(rng).u32(0..4),
         restart_count: more(rng).u32(0..2),
         ended_well: Default::default(),
+        success_roles: Default::default(),
         roles,
     }
 }
