@@ -15,8 +15,8 @@ use bursar_core::budget::{BudgetState, OnExhausted, Phase};
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, HeldRequests, Job, Node, Owner, Pod, Reading,
-    Role, Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, HeldRequests, Job, Node, Owner, Pod, PodShape,
+    Reading, Role, Service,
 };
 use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
 use bursar_core::money::Money;
@@ -440,6 +440,41 @@ fn training_of_lower_priority_gives_way_unless_it_never_does() {
         let workers = world.pods.len() - world.staying("chat");
         assert_eq!(workers, if preemption_allowed { 0 } else { 2 });
     }
+}
+
+/// It costs nothing, and would start again at once.
+#[test]
+fn a_gang_of_which_only_workers_without_gpus_are_left_gives_way_to_nobody() {
+    let mut world = World::new("3");
+    let event = Event::Job(key("train"), Some(job(0, 2)));
+    world.model.apply(event, at(0));
+    world.settle(0);
+    // the younger one would give way first
+    let mut launcher = job(0, 1);
+    launcher.created = at(5);
+    launcher.roles[0].worker = Arc::new(PodShape {
+        requests: [("pods".to_owned(), 1000)].into(),
+        ..PodShape::default()
+    });
+    let running = BatchJob {
+        running: true,
+        started: Some(at(5)),
+        ..BatchJob::default()
+    };
+    for event in [
+        Event::Job(key("launcher"), Some(launcher)),
+        Event::BatchJob(key("launcher"), "".into(), Some(running)),
+    ] {
+        world.model.apply(event, at(5));
+    }
+    world.spend("0.5", 10);
+    world.add("chat", service(5, HIGH));
+    world.settle(10);
+    world.ask("chat", 1, 20);
+    world.settle(20);
+    let runs = |name: &str| world.model.job(&key(name)).unwrap().run;
+    assert_eq!(world.staying("chat"), 1);
+    assert_eq!((runs("train"), runs("launcher")), (false, true));
 }
 
 /// The budget pays for one gang of two. The first one was stopped because the cluster took a worker

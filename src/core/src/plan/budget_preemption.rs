@@ -193,7 +193,9 @@ fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
 fn gang_of(model: &Model, key: &Key) -> Option<Candidate> {
     let state = model.jobs.get(key)?;
     let spec = state.spec.as_ref().filter(|spec| spec.preemption_allowed)?;
-    if !state.has_room() {
+    let freed_budget = state.cost.stays();
+    // one of which only workers without GPUs are left would stop for nothing, and be admitted again at once
+    if !state.has_room() || freed_budget == FreedBudget::default() {
         return None;
     }
     let order = Order {
@@ -205,6 +207,6 @@ fn gang_of(model: &Model, key: &Key) -> Option<Candidate> {
     };
     Some(Candidate {
         order,
-        freed_budget: state.cost.stays(),
+        freed_budget,
     })
 }

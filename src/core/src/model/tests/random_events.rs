@@ -229,11 +229,19 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
 }
 
 fn job(rng: &mut Rng, now: Timestamp) -> Job {
-    let role = |rng: &mut Rng, role: &str| Role {
-        name: name(role),
-        replicas: rng.u32(1..4),
-        worker: shape(rng),
-        grace_seconds: 30,
+    let role = |rng: &mut Rng, role: &str| {
+        // one without costs nothing, and pods that only have its labels would cost more than the gang does: it
+        // would give way to what the money is enough for beside the gang alone, and start again beside that
+        let mut worker = shape(rng);
+        while !worker.uses_gpus() {
+            worker = shape(rng);
+        }
+        Role {
+            name: name(role),
+            replicas: rng.u32(1..4),
+            worker,
+            grace_seconds: 30,
+        }
     };
     let mut roles = vec![role(rng, "")];
     if rng.bool() {
