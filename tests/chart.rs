@@ -269,6 +269,8 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("spendrecords/status", "update"),
         ("deployments", "get list watch create patch update"),
         ("jobs", "get list watch create patch delete"),
+        ("secrets", "create"),
+        ("configmaps", "create"),
         ("podgroups", "get create patch"),
         ("services", "get list watch create patch delete"),
         ("endpointslices", applied),

@@ -12,6 +12,7 @@ use crate::{
 /// Bounds that let the API server estimate the cost of a rule.
 const MAX_CONTAINERS: i64 = 32;
 const MAX_ENTRIES: i64 = 64;
+const MAX_VARIABLES: i64 = 512;
 /// Kubernetes bounds labels; the annotations of a pod may have 256 KiB together.
 const MAX_LABEL_NAME: i64 = 63;
 const MAX_ANNOTATION: i64 = 65_536;
@@ -144,6 +145,10 @@ fn bound(template: &mut JSONSchemaProps) {
             continue;
         };
         containers.max_items = Some(MAX_CONTAINERS);
+        if let Some(variables) = items(containers).and_then(|container| property(container, "env"))
+        {
+            variables.max_items = Some(MAX_VARIABLES);
+        }
         let resources = items(containers).and_then(|container| property(container, "resources"));
         if let Some(limits) = resources.and_then(|resources| property(resources, "limits")) {
             limits.max_properties = Some(MAX_ENTRIES);

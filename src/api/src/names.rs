@@ -104,6 +104,12 @@ pub fn role_job(name: &str, role: &str) -> String {
     }
 }
 
+/// The DNS name of a worker of TrainingJob `name`, by its index in its role: the headless Service has the
+/// job's name. A cluster's pods resolve it without the cluster's domain.
+pub fn worker_address(name: &str, namespace: &str, role: &str, index: u32) -> String {
+    format!("{}-{index}.{name}.{namespace}.svc", role_job(name, role))
+}
+
 /// The longest name of a role.
 pub(crate) const MAX_ROLE_NAME: usize = 20;
 /// Characters that the names of a TrainingJob and of a role may have together: with a dash after

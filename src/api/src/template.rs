@@ -58,14 +58,34 @@ macro_rules! gpu_resources {
     };
 }
 
+/// CEL: some container of a pod's specification asks for GPUs.
+macro_rules! asks_for_gpus {
+    ($spec:literal) => {
+        concat!(
+            "has(",
+            $spec,
+            ") && ",
+            $spec,
+            ".containers.exists(c, ",
+            has_limits!(),
+            " && ",
+            gpu_limits!(),
+            ".size() > 0)"
+        )
+    };
+}
+
 /// CEL, on the template: some container asks for GPUs.
-pub const GPU_RULE: &str = concat!(
-    "has(self.spec) && self.spec.containers.exists(c, ",
-    has_limits!(),
-    " && ",
-    gpu_limits!(),
-    ".size() > 0)"
+pub const GPU_RULE: &str = asks_for_gpus!("self.spec");
+/// CEL, on a role of a TrainingJob: the same of its template, unless it is one that works without GPUs,
+/// and then without devices of claims, whose price nobody knows.
+pub const ROLE_GPU_RULE: &str = concat!(
+    "(self.name in ['launcher', 'ps', 'evaluator'] && !(has(self.template.spec) && has(self.template.spec.resourceClaims))) || ",
+    asks_for_gpus!("self.template.spec")
 );
+/// The message of [`ROLE_GPU_RULE`].
+pub const ROLE_GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
+    nvidia.com/gpu: 1; only roles named launcher, ps or evaluator may be without GPUs, and then without resourceClaims";
 /// The message of [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";

@@ -38,7 +38,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -89,6 +91,7 @@ impl Kind {
             Self::of::<Namespace>(true),
             Self::of::<Service>(true),
             Self::of::<ConfigMap>(false),
+            Self::of::<Secret>(false),
             Self::of::<EndpointSlice>(false),
             Self::of::<NetworkPolicy>(false),
             Self::of::<Lease>(false),

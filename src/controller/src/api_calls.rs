@@ -66,6 +66,9 @@ pub(crate) enum ApiError {
         /// The field manager.
         by: String,
     },
+    /// No key could be made for a job's ssh connections.
+    #[error("the operating system gave no randomness for the ssh key of the job")]
+    NoRandomness,
     /// An object of that name belongs to somebody else.
     #[error("{kind} {name} exists and is not Bursar's: rename it or the workload")]
     Foreign {
@@ -97,7 +100,7 @@ impl ApiError {
             Self::Foreign { .. } | Self::Unreadable { .. } | Self::Edited { .. } => {
                 RetryPace::FOREIGN
             }
-            Self::Slow { .. } => RetryPace::OVERLOADED,
+            Self::Slow { .. } | Self::NoRandomness => RetryPace::OVERLOADED,
             // 408 and 429 ask for patience; other codes from 400 to 499 refuse the content itself
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status)

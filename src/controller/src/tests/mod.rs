@@ -12,6 +12,7 @@ mod edge;
 mod engines;
 mod evictions;
 mod foreign_edits;
+mod frameworks;
 mod gang_restarts;
 mod gang_scheduling;
 mod gangs;

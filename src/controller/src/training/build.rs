@@ -3,25 +3,16 @@
 use bursar_api::TrainingJob;
 use bursar_api::names::{RESTARTS_ANNOTATION, ROLE_LABEL, role_job};
 use bursar_api::spend::WorkloadKind;
-use bursar_api::training::{Framework, Role};
+use bursar_api::training::Role;
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
-use k8s_openapi::api::core::v1::{
-    EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec, Service, ServicePort, ServiceSpec,
-};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Service, ServicePort, ServiceSpec};
 use kube::ResourceExt;
 
 use crate::inference::build::{disable_service_links, labels, metadata};
 use crate::pod_failure::DISRUPTION_TARGET;
-
-/// torchrun's default port.
-const MASTER_PORT: i32 = 29_500;
-/// Kubernetes' annotation with a worker's index.
-const INDEX: &str = "metadata.annotations['batch.kubernetes.io/job-completion-index']";
-/// Stands for the node rank of workers that have to compute it: torchrun, which would else take
-/// itself for node 0, ends at once and names it.
-const NO_NODE_RANK: &str = "BURSAR_RANK_OFFSET+BURSAR_ROLE_RANK";
+use crate::training::frameworks::{self, PlacedRole};
 
 /// One Indexed Job for each role, with the role's name, in whose gang a worker has failed so often. A
 /// failed worker is replaced only once it is gone, so that two never hold one rank.
@@ -102,87 +93,13 @@ fn template(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> PodTempla
     if object.spec.priority_class_name.is_some() {
         spec.priority_class_name = object.spec.priority_class_name.clone();
     }
-    let environment = environment(object, role, rank_offset);
-    for container in &mut spec.containers {
-        let own = container.env.get_or_insert_default();
-        let missing: Vec<EnvVar> = environment
-            .iter()
-            .filter(|variable| !own.iter().any(|each| each.name == variable.name))
-            .cloned()
-            .collect();
-        // first, so that the user's own variables can refer to them
-        own.splice(0..0, missing);
-    }
-    template
-}
-
-/// The variables by which a worker finds its place among the others: in its role, if the job has
-/// several, and by those of the job's framework.
-fn environment(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> Vec<EnvVar> {
-    let mut all = Vec::new();
-    if !role.name.is_empty() {
-        all.extend([
-            value("BURSAR_ROLE", role.name),
-            index("BURSAR_ROLE_RANK"),
-            value("BURSAR_RANK_OFFSET", rank_offset),
-        ]);
-    }
-    all.extend(match object.spec.framework {
-        Framework::PyTorch => torchrun_environment(object, role, rank_offset),
-    });
-    all
-}
-
-/// The variables of `torchrun` and `torch.distributed`: <https://docs.pytorch.org/docs/stable/elastic/run.html>.
-/// Ranks count on from role to role, and Kubernetes cannot add a worker's index to those before its
-/// role: workers of a later role with several of them have to do so themselves.
-fn torchrun_environment(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> Vec<EnvVar> {
-    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-    let roles = object.spec.roles();
-    let first = role_job(&name, roles.first().map_or("", |first| first.name));
-    let address = format!("{first}-0.{name}.{namespace}.svc");
-    let workers = object.spec.workers();
-    let rank = |key: &str| match (rank_offset, role.replicas) {
-        (0, _) => Some(index(key)),
-        (offset, 1) => Some(value(key, offset)),
-        _ => None,
+    let placed = PlacedRole {
+        object,
+        role,
+        rank_offset,
     };
-    let mut all = vec![
-        value("MASTER_ADDR", &address),
-        value("MASTER_PORT", MASTER_PORT),
-        value("WORLD_SIZE", workers),
-    ];
-    all.extend(rank("RANK"));
-    all.extend([
-        value("PET_MASTER_ADDR", &address),
-        value("PET_MASTER_PORT", MASTER_PORT),
-        value("PET_NNODES", workers),
-        rank("PET_NODE_RANK").unwrap_or_else(|| value("PET_NODE_RANK", NO_NODE_RANK)),
-    ]);
-    all
-}
-
-fn value(key: &str, value: impl ToString) -> EnvVar {
-    EnvVar {
-        name: key.to_owned(),
-        value: Some(value.to_string()),
-        ..EnvVar::default()
-    }
-}
-
-/// A variable with the worker's index in its Job.
-fn index(key: &str) -> EnvVar {
-    EnvVar {
-        name: key.to_owned(),
-        value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector {
-                field_path: INDEX.to_owned(),
-                ..ObjectFieldSelector::default()
-            }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
-    }
+    frameworks::additions(placed).add_to(spec);
+    template
 }
 
 /// The headless Service that gives each worker a name before it is ready: they look for each other while they start.
@@ -194,7 +111,7 @@ pub(crate) fn service(object: &TrainingJob) -> Service {
         selector: Some(labels(WorkloadKind::TrainingJob, &name)),
         ports: Some(vec![ServicePort {
             name: Some("rendezvous".to_owned()),
-            port: MASTER_PORT,
+            port: frameworks::port(object),
             ..ServicePort::default()
         }]),
         ..ServiceSpec::default()
@@ -210,6 +127,7 @@ pub(crate) fn service(object: &TrainingJob) -> Service {
 mod tests {
     use std::collections::BTreeMap;
 
+    use k8s_openapi::api::core::v1::EnvVar;
     use serde_json::json;
 
     use super::*;
@@ -347,7 +265,10 @@ mod tests {
         assert_eq!(ranks(&jobs[0].1), ["master", "0", "#", "#"]);
         assert_eq!(ranks(&jobs[1].1), ["writer", "2", "2", "2"]);
         // two nodes of rank 0 would hang
-        assert_eq!(ranks(&jobs[2].1), ["worker", "3", "", NO_NODE_RANK]);
+        assert_eq!(
+            ranks(&jobs[2].1),
+            ["worker", "3", "", "BURSAR_RANK_OFFSET+BURSAR_ROLE_RANK"]
+        );
         for (role, job) in &jobs {
             assert_eq!(job.name_any(), format!("llama-{role}"));
             let spec = job.spec.as_ref().unwrap();

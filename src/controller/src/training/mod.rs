@@ -1,6 +1,7 @@
 //! TrainingJobs: an Indexed Job for each role and a headless Service each.
 
 pub(crate) mod build;
+mod frameworks;
 pub(crate) mod job;
 pub(crate) mod pod_creation_failures;
 pub(crate) mod pod_group;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{
-    DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
-    RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION,
+    DISRUPTIONS_ANNOTATION, FIELD_MANAGER, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION,
+    RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION,
 };
 use bursar_api::training::{RoleStatus, Workers};
 use bursar_core::model::Key;
@@ -20,8 +21,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_as_asked, with_timeout};
@@ -30,6 +34,7 @@ use crate::context::Context;
 use crate::events;
 use crate::owned_fields::{concerns_workers, job_patch, service_patch};
 use crate::ownership::{is_owned, stops_dependents};
+use crate::training::frameworks::launcher;
 use crate::training::job::{finished, is_running, restart_at, role_jobs};
 use crate::training::pod_group::{GangScheduling, Jobs};
 
@@ -157,6 +162,7 @@ async fn start(
         .collect::<Result<_, ApiError>>()?;
     apply_service(context, key, object).await?;
     let Some(order) = order else { return Ok(()) };
+    create_files(context, key, object).await?;
     let restarts_now = jobs.iter().any(|(_, _, found)| {
         let suspended = found.as_deref().filter(|job| !is_running(job));
         suspended.and_then(restart_at).is_some()
@@ -326,6 +332,37 @@ async fn apply_service(context: &Context, key: &Key, object: &TrainingJob) -> Re
     apply_if_changed(&api, found.as_deref(), wanted, |_| true)
         .await
         .map(drop)
+}
+
+/// Makes what a launcher and its workers mount, unless it is there. Nobody can change it, and no other
+/// object has these names: what is there is right, and need not be read.
+async fn create_files(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
+    if let Some(config_map) = launcher::config_map(object) {
+        create_unless_there(context, key, &config_map).await?;
+    }
+    if let Some(secret) = launcher::secret(object)? {
+        create_unless_there(context, key, &secret).await?;
+    }
+    Ok(())
+}
+
+async fn create_unless_there<K>(context: &Context, key: &Key, object: &K) -> Result<(), ApiError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match with_timeout("create", api.create(&params, object)).await {
+        Ok(_) | Err(ApiError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Says what was carried out, in an Event.

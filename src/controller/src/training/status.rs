@@ -70,7 +70,7 @@ pub(crate) fn next(
             .start_time
             .clone()
             .or_else(|| began.then(|| Time(whole_second(parts.now)))),
-        completion_time: completion_time(&parts, old),
+        completion_time: completion_time(object, &parts, old),
         workers: sum(&roles),
         // the only role of the short form has no name, and the sums are all there is to say of it
         roles: roles
@@ -130,13 +130,19 @@ fn sum(roles: &[RoleStatus]) -> Workers {
     })
 }
 
-/// When the last role ended well, as far as their Jobs are there to say so.
-fn completion_time(parts: &StatusParts<'_>, old: &TrainingJobStatus) -> Option<Time> {
+/// When the last of the roles whose end is the job's ended well, as far as their Jobs are there to say so.
+fn completion_time(
+    object: &TrainingJob,
+    parts: &StatusParts<'_>,
+    old: &TrainingJobStatus,
+) -> Option<Time> {
     if parts.view.end != Some(JobEnd::Succeeded) {
         return None;
     }
     let time = |found: &RoleJob<'_>| found.job.as_ref()?.status.as_ref()?.completion_time.clone();
-    let times = parts.roles.iter().filter_map(time);
+    let deciding = object.spec.success_roles();
+    let decides = |found: &&RoleJob<'_>| deciding.is_empty() || deciding.contains(&found.role.name);
+    let times = parts.roles.iter().filter(decides).filter_map(time);
     times.chain(old.completion_time.clone()).max()
 }
 
@@ -171,6 +177,21 @@ fn phase(
         false if parts.roles.iter().any(is_stopping) => JobPhase::Suspending,
         false if object.spec.suspend || old.attempts > 0 => JobPhase::Suspended,
         false => JobPhase::Queued,
+    }
+}
+
+/// What ended well: all of it, or the roles whose end is the job's.
+fn success(object: &TrainingJob) -> String {
+    let roles = object.spec.success_roles();
+    match roles.as_slice() {
+        [] => "all workers ended well".to_owned(),
+        [role] if object.spec.roles.len() == 1 && *role == object.spec.roles[0].name => {
+            "all workers ended well".to_owned()
+        }
+        roles => format!(
+            "all workers of role {} ended well; those of other roles were stopped",
+            roles.join(" and ")
+        ),
     }
 }
 
@@ -256,12 +277,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
                 job_ready::RUNNING,
                 "all workers run".to_owned(),
             ),
-            JobPhase::Succeeded => say(
-                READY,
-                true,
-                job_ready::SUCCEEDED,
-                "all workers ended well".to_owned(),
-            ),
+            JobPhase::Succeeded => say(READY, true, job_ready::SUCCEEDED, success(object)),
             JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(object, parts)),
             _ => say(
                 READY,

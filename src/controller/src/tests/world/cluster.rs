@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -51,6 +51,8 @@ impl World {
         self.sweep::<Job>(&owners).await;
         self.sweep::<Service>(&owners).await;
         self.sweep::<EndpointSlice>(&owners).await;
+        self.sweep::<Secret>(&owners).await;
+        self.sweep::<ConfigMap>(&owners).await;
         let deployments: Vec<Deployment> = self.server.objects();
         let jobs: Vec<Job> = self.server.objects();
         owners = deployments.iter().filter_map(ResourceExt::uid).collect();
@@ -296,6 +298,7 @@ impl World {
                     workload,
                     from: self.now,
                     to: None,
+                    is_charged: pod::may_hold_gpus(&pod),
                 },
             );
         }

@@ -16,6 +16,8 @@ pub(super) struct PodLifetime {
     pub(super) workload: String,
     pub(super) from: Timestamp,
     pub(super) to: Option<Timestamp>,
+    /// It holds GPUs: nothing else has a price.
+    pub(super) is_charged: bool,
 }
 
 impl World {
@@ -38,7 +40,7 @@ impl World {
     /// Nano-units that each workload's ended pods cost, by this world's own journal.
     pub(in crate::tests) fn cost(&self) -> BTreeMap<String, i128> {
         let mut cost = BTreeMap::new();
-        for lifetime in self.lifetimes.values() {
+        for lifetime in self.lifetimes.values().filter(|found| found.is_charged) {
             let Some(to) = lifetime.to else { continue };
             let seconds =
                 i128::from((to - lifetime.from).total(jiff::Unit::Second).unwrap() as i64);

@@ -1,5 +1,7 @@
 //! TrainingJob: a gang of workers that runs as a whole or waits.
 
+mod framework;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ use crate::names::{MAX_ROLE_JOB_NAME, is_role};
 use crate::quantities::FieldError;
 use crate::spend::SpendSummary;
 use crate::template;
+
+pub use self::framework::{Framework, LAUNCHER, Precision, TENSORFLOW_PORT, WORKER};
 
 /// Workers that all roles may have together.
 const MAX_WORKERS: u32 = 1000;
@@ -54,11 +58,25 @@ const MAX_WORKERS: u32 = 1000;
         .message("replicas is missing: give replicas and template, or roles"),
     validation = Rule::new("has(self.roles) || has(self.template)")
         .message("template is missing: give replicas and template, or roles"),
+    validation = Rule::new(framework::RULES[0].0).message(framework::RULES[0].1),
+    validation = Rule::new(framework::RULES[1].0).message(framework::RULES[1].1),
+    validation = Rule::new(framework::RULES[2].0).message(framework::RULES[2].1),
+    validation = Rule::new(framework::RULES[3].0).message(framework::RULES[3].1),
+    validation = Rule::new(framework::RULES[4].0).message(framework::RULES[4].1),
+    validation = Rule::new(framework::RULES[5].0).message(framework::RULES[5].1),
+    validation = Rule::new(framework::RULES[6].0).message(framework::RULES[6].1),
+    validation = Rule::new(framework::RULES[7].0).message(framework::RULES[7].1),
+    validation = Rule::new(framework::RULES[8].0).message(framework::RULES[8].1),
+    validation = Rule::new("!has(self.successPolicy) || (has(self.roles) && self.successPolicy.roles.all(n, self.roles.exists(r, r.name == n)))")
+        .message("successPolicy.roles must name roles of the job"),
     validation = Rule::new("self.framework == oldSelf.framework \
+        && has(self.precision) == has(oldSelf.precision) && (!has(self.precision) || self.precision == oldSelf.precision) \
+        && has(self.successPolicy) == has(oldSelf.successPolicy) && (!has(self.successPolicy) || self.successPolicy == oldSelf.successPolicy) \
+        && has(self.mpi) == has(oldSelf.mpi) && (!has(self.mpi) || self.mpi == oldSelf.mpi) \
         && has(self.replicas) == has(oldSelf.replicas) && (!has(self.replicas) || self.replicas == oldSelf.replicas) \
         && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template) \
         && has(self.roles) == has(oldSelf.roles) && (!has(self.roles) || self.roles == oldSelf.roles)")
-        .message("replicas, framework, template and roles of a TrainingJob cannot change: delete it and create it anew")
+        .message("replicas, framework, template, roles, precision, successPolicy and mpi of a TrainingJob cannot change: delete it and create it anew")
 )]
 pub struct TrainingJobSpec {
     /// How the workers find each other.
@@ -79,10 +97,23 @@ pub struct TrainingJobSpec {
     #[x_kube(
         validation = Rule::new("self.all(r, self.exists_one(other, other.name == r.name))")
             .message("names of roles must differ"),
+        validation = Rule::new("!self.all(r, r.name in ['launcher', 'ps', 'evaluator'])")
+            .message("one role at least must be none of launcher, ps and evaluator: those may be without GPUs"),
         validation = Rule::new("self.map(r, r.replicas).sum() <= 1000")
             .message("replicas of all roles together must be at most 1000")
     )]
     pub roles: Vec<RoleSpec>,
+    /// The number format that the framework is told to compute in, by `BURSAR_PRECISION` and
+    /// `ACCELERATE_MIXED_PRECISION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Whose end is the job's. By default a launcher's, a chief's, the workers' of TensorFlow without a
+    /// chief, and else that of all roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success_policy: Option<SuccessPolicy>,
+    /// How a launcher reaches the workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpi: Option<MpiSpec>,
     /// How often all workers start again because one of them has failed; with one more failure the
     /// job has failed. Workers that the cluster takes away (condition DisruptionTarget, a deleted pod,
     /// a lost node) count as no failure.
@@ -121,9 +152,49 @@ pub enum Preemption {
     Never,
 }
 
+/// Whose end is the job's.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SuccessPolicy {
+    /// Once all workers of these roles have ended well, the job has succeeded, and the others are stopped.
+    #[schemars(length(min = 1, max = 8), inner(length(max = 20)))]
+    pub roles: Vec<String>,
+}
+
+/// How a launcher reaches the workers.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MpiSpec {
+    /// Processes for each worker in the hostfile; by default the GPUs of a worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1024))]
+    #[x_kube(validation = Rule::new("self >= 1").message("slotsPerWorker must be at least 1"))]
+    pub slots_per_worker: Option<i32>,
+    /// The directory of the ssh files: `.ssh` in the home of the user that containers run as.
+    #[serde(default = "default_ssh_auth_mount_path")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9._-]+)+$')")
+        .message("sshAuthMountPath must be an absolute path of letters, digits, dots, dashes and underscores, such as /home/mpiuser/.ssh"))]
+    pub ssh_auth_mount_path: String,
+}
+
+impl Default for MpiSpec {
+    fn default() -> Self {
+        Self {
+            slots_per_worker: None,
+            ssh_auth_mount_path: default_ssh_auth_mount_path(),
+        }
+    }
+}
+
+fn default_ssh_auth_mount_path() -> String {
+    framework::SSH_AUTH_MOUNT_PATH.to_owned()
+}
+
 /// Workers of a gang that are alike.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(template::ROLE_GPU_RULE).message(template::ROLE_GPU_MESSAGE).field_path(".template"))]
 pub struct RoleSpec {
     /// Its name.
     #[schemars(length(max = 20))]
@@ -135,13 +206,12 @@ pub struct RoleSpec {
     #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1"))]
     pub replicas: i32,
     /// The pod template of one worker.
-    #[schemars(schema_with = "worker_template")]
+    #[schemars(schema_with = "role_template")]
     pub template: PodTemplateSpec,
 }
 
 /// The rules of a worker's pod template, and their messages.
-const WORKER_RULES: [(&str, &str); 8] = [
-    (template::GPU_RULE, template::GPU_MESSAGE),
+const WORKER_RULES: [(&str, &str); 7] = [
     (template::GPU_COUNT_RULE, template::GPU_COUNT_MESSAGE),
     (template::GPU_RESOURCE_RULE, template::GPU_RESOURCE_MESSAGE),
     (template::LABEL_RULE, template::LABEL_MESSAGE),
@@ -154,20 +224,23 @@ const WORKER_RULES: [(&str, &str); 8] = [
     ),
 ];
 
+/// The template of the short form: its workers have GPUs.
 fn worker_template(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = role_template(generator);
+    let rule = Rule::new(template::GPU_RULE).message(template::GPU_MESSAGE);
+    // a rule of two texts becomes JSON without fail
+    let _ = validate(&mut schema, rule);
+    schema
+}
+
+/// The template of a role; whether it has GPUs is a rule of the role.
+fn role_template(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = template::schema(generator);
     for (rule, message) in WORKER_RULES {
         // a rule of two texts becomes JSON without fail
         let _ = validate(&mut schema, Rule::new(rule).message(message));
     }
     schema
-}
-
-/// How workers find each other.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framework {
-    /// torchrun's environment: `MASTER_ADDR`, `MASTER_PORT`, `WORLD_SIZE`, `RANK`.
-    PyTorch,
 }
 
 /// Where a TrainingJob stands.
@@ -184,7 +257,7 @@ pub enum JobPhase {
     Suspending,
     /// Nothing of it runs.
     Suspended,
-    /// All workers ended well.
+    /// All workers of the roles whose end is the job's ended well.
     Succeeded,
     /// A worker failed once more than `restarts` allows.
     Failed,
@@ -309,8 +382,40 @@ impl TrainingJobSpec {
         })
     }
 
-    /// Whether exactly one form is given, and all of it can be read.
-    fn check(&self, name: &str) -> Result<(), FieldError> {
+    /// The role whose worker starts processes on the others by ssh, if the job has one: that name alone makes
+    /// none of a framework without launchers.
+    pub fn launcher(&self) -> Option<&RoleSpec> {
+        let framework = self.framework;
+        let may_have = matches!(
+            framework,
+            Framework::Mpi | Framework::Horovod | Framework::DeepSpeed
+        );
+        let mut roles = self.roles.iter().filter(|_| may_have);
+        roles.find(|role| role.name == LAUNCHER)
+    }
+
+    /// The roles whose end is the job's; none where that of all is.
+    pub fn success_roles(&self) -> Vec<&str> {
+        match &self.success_policy {
+            Some(policy) => policy.roles.iter().map(String::as_str).collect(),
+            None => framework::success_roles(self).to_vec(),
+        }
+    }
+
+    /// Whether exactly one form is given, and all of it can be read and run.
+    fn check(&self, name: &str, namespace: &str) -> Result<(), FieldError> {
+        self.check_roles(name)?;
+        if let Some(policy) = &self.success_policy {
+            let is_role = |name: &&String| self.roles.iter().any(|role| role.name == **name);
+            if policy.roles.is_empty() || !policy.roles.iter().all(|name| is_role(&name)) {
+                let why = "must name roles of the job";
+                return Err(FieldError::new("spec.successPolicy.roles", why));
+            }
+        }
+        framework::check(self, name, namespace)
+    }
+
+    fn check_roles(&self, name: &str) -> Result<(), FieldError> {
         let error = |field: &str, why: &str| Err(FieldError::new(field, why));
         let positive = |field: String, replicas: i32| match replicas {
             1.. => Ok(()),
@@ -410,6 +515,12 @@ impl TrainingJob {
             restarts: u32::try_from(self.spec.restarts).unwrap_or(0),
             restart_count: self.restarts(),
             ended_well: self.ended_well(),
+            success_roles: self
+                .spec
+                .success_roles()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
             roles: roles.collect(),
         })
     }
@@ -417,6 +528,10 @@ impl TrainingJob {
 
 impl Validate for TrainingJob {
     fn validate(&self) -> Result<(), FieldError> {
-        self.spec.check(&self.name_any())
+        let namespace = self.namespace().unwrap_or_default();
+        self.spec.check(&self.name_any(), &namespace)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! What of a TrainingJob is refused, by the field that has to change.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn template(gpus: u32, env: Value) -> Value {
+    let limits = json!({"nvidia.com/gpu": gpus.to_string()});
+    json!({"spec": {"containers": [{"name": "c", "env": env, "resources": {"limits": limits}}]}})
+}
+
+fn role(name: &str, replicas: i32) -> Value {
+    json!({"name": name, "replicas": replicas, "template": template(1, json!([]))})
+}
+
+fn launcher(command: Value) -> Value {
+    let mut role = role("launcher", 1);
+    role["template"]["spec"]["containers"][0]["command"] = command;
+    role
+}
+
+fn fault_of(name: &str, spec: Value) -> Option<(String, String)> {
+    let object = json!({"metadata": {"name": name, "namespace": "ml"}, "spec": spec});
+    let object: TrainingJob = serde_json::from_value(object).unwrap();
+    let fault = object.validate().err()?;
+    Some((fault.field, fault.why))
+}
+
+fn fault(spec: Value) -> Option<(String, String)> {
+    fault_of("train", spec)
+}
+
+#[test]
+fn a_template_that_sets_what_the_framework_sets_is_refused_with_the_variable() {
+    let alike = |framework: &str, variable: &str| {
+        let template = template(1, json!([{"name": "A"}, {"name": variable, "value": "x"}]));
+        json!({"framework": framework, "replicas": 1, "template": template})
+    };
+    for (framework, variable) in [
+        ("TensorFlow", "TF_CONFIG"),
+        ("TensorFlow", "BURSAR_ROLE_RANK"),
+        ("JAX", "JAX_PROCESS_ID"),
+    ] {
+        let (field, why) = fault(alike(framework, variable)).unwrap();
+        assert_eq!(field, "spec.template.spec.containers[0].env");
+        assert!(
+            why.contains(variable) && why.contains("leave it out"),
+            "{why}"
+        );
+        // the same variable is nobody's with another framework
+        assert_eq!(fault(alike("Plain", variable)), None);
+    }
+    // as it always could
+    assert_eq!(fault(alike("PyTorch", "MASTER_PORT")), None);
+
+    let mut with_hosts = role("worker", 2);
+    with_hosts["template"] = template(
+        1,
+        json!([{"name": "OMPI_MCA_orte_default_hostfile", "value": "x"}]),
+    );
+    let roles = [launcher(json!(["mpirun"])), with_hosts];
+    let (field, why) = fault(json!({"framework": "MPI", "roles": roles})).unwrap();
+    assert_eq!(field, "spec.roles[1].template.spec.containers[0].env");
+    assert!(why.contains("OMPI_MCA_orte_default_hostfile"), "{why}");
+}
+
+#[test]
+fn precision_and_a_template_that_sets_it_are_not_both_taken() {
+    let spec = |precision: Value| {
+        let template = template(
+            1,
+            json!([{"name": "ACCELERATE_MIXED_PRECISION", "value": "no"}]),
+        );
+        json!({"framework": "PyTorch", "replicas": 1, "template": template, "precision": precision})
+    };
+    let (field, why) = fault(spec(json!("bf16"))).unwrap();
+    assert_eq!(field, "spec.template.spec.containers[0].env");
+    assert!(why.contains("ACCELERATE_MIXED_PRECISION"), "{why}");
+    assert_eq!(fault(spec(Value::Null)), None);
+}
+
+#[test]
+fn roles_of_tensorflow_are_task_types() {
+    let of = |roles: &[Value]| fault(json!({"framework": "TensorFlow", "roles": roles}));
+    assert_eq!(
+        of(&[
+            role("chief", 1),
+            role("worker", 3),
+            role("ps", 2),
+            role("evaluator", 1)
+        ]),
+        None
+    );
+    let field = |fault: Option<(String, String)>| fault.unwrap().0;
+    assert_eq!(
+        field(of(&[role("worker", 1), role("writer", 1)])),
+        "spec.roles[1].name"
+    );
+    assert_eq!(field(of(&[role("chief", 2)])), "spec.roles[0].replicas");
+    assert_eq!(
+        field(of(&[role("worker", 1), role("evaluator", 2)])),
+        "spec.roles[1].replicas"
+    );
+    assert_eq!(
+        field(of(&[role("chief", 1), role("master", 1)])),
+        "spec.roles"
+    );
+}
+
+/// A longer variable would keep all containers from starting, and Kubernetes says so of each pod alone.
+#[test]
+fn a_cluster_description_that_no_variable_can_hold_is_refused() {
+    let of = |name: &str, workers: i32| {
+        let roles = [role("worker", workers)];
+        fault_of(name, json!({"framework": "TensorFlow", "roles": roles}))
+    };
+    assert_eq!(of(&"a".repeat(50), 900), None);
+    assert_eq!(of("train", 1000), None);
+    let (field, why) = of(&"a".repeat(50), 1000).unwrap();
+    assert_eq!(field, "spec.roles");
+    assert!(
+        why.contains("TF_CONFIG") && why.contains("fewer workers"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_launcher_has_a_command_and_workers_and_is_alone() {
+    let of =
+        |framework: &str, roles: Vec<Value>| fault(json!({"framework": framework, "roles": roles}));
+    let good = || vec![launcher(json!(["mpirun", "train"])), role("worker", 2)];
+    for framework in ["MPI", "Horovod", "DeepSpeed"] {
+        assert_eq!(of(framework, good()), None, "{framework}");
+    }
+    let field = |fault: Option<(String, String)>| fault.unwrap().0;
+    assert_eq!(field(of("MPI", vec![role("worker", 2)])), "spec.roles");
+    assert_eq!(of("DeepSpeed", vec![role("worker", 2)]), None);
+    let silent = vec![launcher(json!([])), role("worker", 2)];
+    let command = "spec.roles[0].template.spec.containers[0].command";
+    assert_eq!(field(of("MPI", silent)), command);
+    let mut two = good();
+    two[0]["replicas"] = json!(2);
+    assert_eq!(field(of("MPI", two)), "spec.roles[0].replicas");
+    let mut more = good();
+    more.push(role("other", 1));
+    assert_eq!(field(of("Horovod", more)), "spec.roles");
+    let mpi = json!({"framework": "PyTorch", "replicas": 1, "template": template(1, json!([])), "mpi": {}});
+    assert_eq!(field(fault(mpi)), "spec.mpi");
+}
+
+#[test]
+fn success_is_that_of_the_roles_that_are_named_and_else_as_the_framework_has_it() {
+    let roles = |framework: &str, roles: Vec<Value>, policy: Value| {
+        let spec = json!({"framework": framework, "roles": roles, "successPolicy": policy});
+        let spec: TrainingJobSpec = serde_json::from_value(spec).unwrap();
+        spec.success_roles().join(" ")
+    };
+    let tasks = || vec![role("worker", 2), role("ps", 1)];
+    assert_eq!(
+        roles("TensorFlow", tasks(), Value::Null),
+        "worker",
+        "servers never end"
+    );
+    assert_eq!(
+        roles(
+            "TensorFlow",
+            vec![role("chief", 1), role("ps", 1)],
+            Value::Null
+        ),
+        "chief"
+    );
+    assert_eq!(roles("PyTorch", tasks(), Value::Null), "", "all");
+    assert_eq!(
+        roles("PyTorch", tasks(), json!({"roles": ["worker"]})),
+        "worker"
+    );
+    let launched = vec![launcher(json!(["mpirun"])), role("worker", 1)];
+    assert_eq!(roles("DeepSpeed", launched, Value::Null), "launcher");
+    let unknown =
+        json!({"framework": "PyTorch", "roles": tasks(), "successPolicy": {"roles": ["chief"]}});
+    assert_eq!(fault(unknown).unwrap().0, "spec.successPolicy.roles");
+}
+
+/// Every example of `examples/frameworks` is one that the controller reads.
+#[test]
+fn the_examples_of_frameworks_are_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/frameworks");
+    let mut frameworks = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let object: TrainingJob = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(object.validate(), Ok(()), "{text}");
+        frameworks.insert(object.spec.framework.as_str());
+    }
+    let expected = ["DeepSpeed", "Horovod", "JAX", "MPI", "Plain", "TensorFlow"];
+    assert_eq!(frameworks.into_iter().collect::<Vec<_>>(), expected);
+}

@@ -1,0 +1,299 @@
+//! A launcher that starts processes on the workers by ssh: mpirun, horovodrun or deepspeed. It finds a
+//! hostfile, ssh's files and, for elastic Horovod, a script that lists the hosts. Variables and paths are
+//! those of Kubeflow's mpi-operator: <https://www.kubeflow.org/docs/components/trainer/legacy-v1/user-guides/mpi/>.
+
+mod ssh_keys;
+
+use std::collections::BTreeMap;
+
+use bursar_api::TrainingJob;
+use bursar_api::spend::WorkloadKind;
+use bursar_api::training::{Framework, LAUNCHER, MpiSpec, WORKER};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, ConfigMapVolumeSource, Container, EnvVar, KeyToPath, Secret, SecretVolumeSource,
+    Volume, VolumeMount,
+};
+use kube::ResourceExt;
+
+use super::additions::{Additions, Command, has_no_command};
+use super::placed_role::PlacedRole;
+use super::variables::value;
+use crate::api_calls::ApiError;
+use crate::inference::build::{hash, metadata};
+use crate::pod;
+
+/// The port on which workers take ssh connections where Bursar starts their sshd: one that needs no root.
+pub(super) const SSH_PORT: i32 = 2222;
+/// Where a launcher's files are.
+const CONFIG_PATH: &str = "/etc/mpi";
+/// Where the deepspeed launcher looks for its hostfile.
+const DEEPSPEED_HOSTFILE: &str = "/job/hostfile";
+/// Home of the user root, whose ssh files only that one may read. Other users are given files of root, and
+/// ssh wants a file to be private of its own user only.
+const ROOT_SSH: &str = "/root/.ssh";
+const CONFIG_VOLUME: &str = "bursar-mpi";
+const SSH_VOLUME: &str = "bursar-ssh";
+/// Open MPI's form, which horovodrun and deepspeed read too.
+const HOSTFILE: &str = "hostfile";
+/// The form of MPICH's and Intel's process manager.
+const HYDRA_HOSTFILE: &str = "hydra_hostfile";
+const DISCOVER_HOSTS: &str = "discover_hosts.sh";
+const LAUNCH: &str = "launch.sh";
+/// Keys of the Secret, and the files that they become.
+const PRIVATE_KEY: (&str, &str) = ("ssh-privatekey", "id_ecdsa");
+const PUBLIC_FILES: [&str; 3] = ["authorized_keys", "known_hosts", "config"];
+
+/// The files and variables of a launcher or of its workers.
+pub(super) fn additions(placed: PlacedRole<'_>) -> Additions {
+    let object = placed.object;
+    let mpi = settings(object);
+    let ssh = VolumeMount {
+        name: SSH_VOLUME.to_owned(),
+        mount_path: mpi.ssh_auth_mount_path.clone(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    if placed.role.name != LAUNCHER {
+        return Additions {
+            env: Vec::new(),
+            volumes: vec![ssh_volume(object, &mpi)],
+            mounts: vec![ssh],
+            command: Some(Command::Default(sshd(&mpi))),
+        };
+    }
+    let config = |path: &str, file: Option<&str>| VolumeMount {
+        name: CONFIG_VOLUME.to_owned(),
+        mount_path: path.to_owned(),
+        sub_path: file.map(str::to_owned),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let mut mounts = vec![ssh, config(CONFIG_PATH, None)];
+    if object.spec.framework == Framework::DeepSpeed {
+        mounts.push(config(DEEPSPEED_HOSTFILE, Some(HOSTFILE)));
+    }
+    Additions {
+        env: environment(object, &mpi),
+        volumes: vec![ssh_volume(object, &mpi), config_volume(object)],
+        mounts,
+        command: Some(Command::Prefix(vec![
+            "/bin/sh".to_owned(),
+            format!("{CONFIG_PATH}/{LAUNCH}"),
+        ])),
+    }
+}
+
+fn settings(object: &TrainingJob) -> MpiSpec {
+    object.spec.mpi.clone().unwrap_or_default()
+}
+
+/// Processes for each worker: as many as it has GPUs, unless the job says otherwise.
+fn slots(object: &TrainingJob) -> u32 {
+    let said = object
+        .spec
+        .mpi
+        .as_ref()
+        .and_then(|mpi| mpi.slots_per_worker);
+    let gpus = || {
+        let roles = object.spec.roles().into_iter();
+        let worker = roles.filter(|role| role.name == WORKER).find_map(|role| {
+            let spec = role.template.spec.as_ref()?;
+            Some(pod::gpus_of(spec).first()?.1)
+        });
+        worker.unwrap_or(1)
+    };
+    said.and_then(|slots| u32::try_from(slots).ok())
+        .unwrap_or_else(gpus)
+}
+
+/// Open MPI's variables, those of its runtime since version 5 (PRRTE), and those of Hydra, which MPICH and
+/// Intel MPI share.
+fn environment(object: &TrainingJob, mpi: &MpiSpec) -> Vec<EnvVar> {
+    let hostfile = format!("{CONFIG_PATH}/{HOSTFILE}");
+    let hydra = format!("{CONFIG_PATH}/{HYDRA_HOSTFILE}");
+    let attempts = "-o ConnectionAttempts=10";
+    let mut all = vec![
+        value("OMPI_MCA_orte_default_hostfile", &hostfile),
+        value("OMPI_MCA_orte_keep_fqdn_hostnames", true),
+        value("OMPI_MCA_plm_rsh_args", attempts),
+        value("PRTE_MCA_prte_default_hostfile", &hostfile),
+        value("PRTE_MCA_prte_keep_fqdn_hostnames", true),
+        value("PRTE_MCA_plm_ssh_args", attempts),
+        value("HYDRA_HOST_FILE", &hydra),
+        value("HYDRA_LAUNCHER", "ssh"),
+        value("I_MPI_HYDRA_HOST_FILE", &hydra),
+        value("I_MPI_HYDRA_BOOTSTRAP", "ssh"),
+        value("I_MPI_PERHOST", slots(object)),
+    ];
+    if mpi.ssh_auth_mount_path == ROOT_SSH {
+        all.extend([
+            value("OMPI_ALLOW_RUN_AS_ROOT", 1),
+            value("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", 1),
+        ]);
+    }
+    all
+}
+
+/// What a worker runs that says nothing else: the image's sshd, which takes the job's key alone and shows it.
+fn sshd(mpi: &MpiSpec) -> Vec<String> {
+    let path = &mpi.ssh_auth_mount_path;
+    let options = [
+        format!("HostKey={path}/{}", PRIVATE_KEY.1),
+        format!("AuthorizedKeysFile={path}/authorized_keys"),
+        // the volume's directory is open to all, as volumes of Secrets are
+        "StrictModes=no".to_owned(),
+        "PermitRootLogin=prohibit-password".to_owned(),
+        "PasswordAuthentication=no".to_owned(),
+        "KbdInteractiveAuthentication=no".to_owned(),
+        "PidFile=none".to_owned(),
+    ];
+    let options = options.map(|option| format!("-o {option}")).join(" ");
+    // Debian's sshd wants a directory that a container without an init lacks
+    let script = format!(
+        "mkdir -p /run/sshd 2>/dev/null; exec /usr/sbin/sshd -D -e -f /dev/null -p {SSH_PORT} {options}"
+    );
+    ["/bin/sh", "-c", &script].map(str::to_owned).into()
+}
+
+/// Whether workers run that sshd: then ssh knows its port and its key.
+fn runs_sshd(object: &TrainingJob) -> bool {
+    let roles = object.spec.roles().into_iter();
+    let mut workers = roles.filter(|role| role.name == WORKER);
+    workers.all(|role| {
+        let first: Option<&Container> = bursar_api::template::containers(role.template).first();
+        first.is_none_or(has_no_command)
+    })
+}
+
+/// The name of the Secret is that of one TrainingJob only, so that none that was there before is taken for it.
+fn secret_name(object: &TrainingJob) -> String {
+    format!("{}-ssh-{}", object.name_any(), hash(&object.uid()))
+}
+
+/// The name of the ConfigMap changes with what it says, since that cannot be changed.
+fn config_name(object: &TrainingJob, data: &BTreeMap<String, String>) -> String {
+    format!("{}-mpi-{}", object.name_any(), hash(&(object.uid(), data)))
+}
+
+fn ssh_volume(object: &TrainingJob, mpi: &MpiSpec) -> Volume {
+    let item = |key: &str, path: &str| KeyToPath {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        ..KeyToPath::default()
+    };
+    let mut items = vec![item(PRIVATE_KEY.0, PRIVATE_KEY.1)];
+    items.extend(PUBLIC_FILES.map(|file| item(file, file)));
+    let mode = match mpi.ssh_auth_mount_path == ROOT_SSH {
+        true => 0o600,
+        false => 0o644,
+    };
+    Volume {
+        name: SSH_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret_name(object)),
+            default_mode: Some(mode),
+            items: Some(items),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn config_volume(object: &TrainingJob) -> Volume {
+    let data = files(object);
+    Volume {
+        name: CONFIG_VOLUME.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_name(object, &data),
+            default_mode: Some(0o555),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn files(object: &TrainingJob) -> BTreeMap<String, String> {
+    let slots = slots(object);
+    let roles = object.spec.roles().into_iter();
+    let workers = roles.filter(|role| role.name == WORKER);
+    let hosts: Vec<String> = workers
+        .flat_map(|role| {
+            let placed = PlacedRole {
+                object,
+                role,
+                rank_offset: 0,
+            };
+            (0..role.replicas).map(move |index| placed.address(role.name, index))
+        })
+        .collect();
+    let lines = |line: &dyn Fn(&String) -> String| hosts.iter().map(line).collect::<String>();
+    let files = [
+        (HOSTFILE, lines(&|host| format!("{host} slots={slots}\n"))),
+        (HYDRA_HOSTFILE, lines(&|host| format!("{host}:{slots}\n"))),
+        (
+            DISCOVER_HOSTS,
+            format!(
+                "#!/bin/sh\n{}",
+                lines(&|host| format!("echo {host}:{slots}\n"))
+            ),
+        ),
+        (LAUNCH, include_str!("launch.sh").to_owned()),
+    ];
+    files.map(|(name, text)| (name.to_owned(), text)).into()
+}
+
+/// The immutable ConfigMap of a job with a launcher: hostfiles, host discovery and the launcher's wait.
+pub(crate) fn config_map(object: &TrainingJob) -> Option<ConfigMap> {
+    object.spec.launcher()?;
+    let data = files(object);
+    let name = config_name(object, &data);
+    Some(ConfigMap {
+        metadata: metadata(object, name, WorkloadKind::TrainingJob, &data),
+        data: Some(data),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    })
+}
+
+/// The immutable Secret of a job with a launcher, with a key pair that was made for it.
+///
+/// # Errors
+/// There was no randomness for a key.
+pub(crate) fn secret(object: &TrainingJob) -> Result<Option<Secret>, ApiError> {
+    if object.spec.launcher().is_none() {
+        return Ok(None);
+    }
+    let keys = ssh_keys::generate()?;
+    let path = settings(object).ssh_auth_mount_path;
+    let files = [
+        (PRIVATE_KEY.0, keys.private_pem),
+        ("authorized_keys", format!("{}\n", keys.public_line)),
+        ("known_hosts", format!("* {}\n", keys.public_line)),
+        ("config", client_config(&path, runs_sshd(object))),
+    ];
+    let data = files.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
+    let name = secret_name(object);
+    Ok(Some(Secret {
+        // the hash of what is asked for is of no secret
+        metadata: metadata(object, name, WorkloadKind::TrainingJob, &object.uid()),
+        type_: Some("kubernetes.io/ssh-auth".to_owned()),
+        data: Some(data.into()),
+        immutable: Some(true),
+        ..Secret::default()
+    }))
+}
+
+/// ssh's configuration. Workers that run an sshd of their own have host keys and a port of their own.
+fn client_config(path: &str, runs_sshd: bool) -> String {
+    let hosts = match runs_sshd {
+        true => format!(
+            "  Port {SSH_PORT}\n  StrictHostKeyChecking yes\n  UserKnownHostsFile {path}/known_hosts\n"
+        ),
+        false => "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n".to_owned(),
+    };
+    format!(
+        "Host *\n  IdentityFile {path}/{}\n  IdentitiesOnly yes\n  PasswordAuthentication no\n  LogLevel ERROR\n{hosts}",
+        PRIVATE_KEY.1
+    )
+}

@@ -1,0 +1,305 @@
+//! The environment of each framework, as a container of the built Jobs has it.
+
+use std::collections::BTreeMap;
+
+use bursar_api::TrainingJob;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::training::build;
+
+fn job(spec: Value) -> TrainingJob {
+    let object: TrainingJob = serde_json::from_value(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "TrainingJob",
+        "metadata": {"name": "llama", "namespace": "ml", "uid": "u"}, "spec": spec,
+    }))
+    .unwrap();
+    use bursar_api::lenient::Validate;
+    object.validate().unwrap();
+    object
+}
+
+fn role(name: &str, replicas: u32, gpus: u32) -> Value {
+    let limits = match gpus {
+        0 => json!({"cpu": "1"}),
+        _ => json!({"nvidia.com/gpu": gpus.to_string()}),
+    };
+    let container = json!({"name": "c", "image": "i", "resources": {"limits": limits}});
+    json!({"name": name, "replicas": replicas, "template": {"spec": {"containers": [container]}}})
+}
+
+/// A launcher with a command, and two workers of four GPUs.
+fn with_launcher(framework: &str) -> Value {
+    let mut launcher = role("launcher", 1, 0);
+    launcher["template"]["spec"]["containers"][0]["command"] = json!(["mpirun", "train"]);
+    json!({"framework": framework, "roles": [launcher, role("worker", 2, 4)]})
+}
+
+fn pods(object: &TrainingJob) -> BTreeMap<String, PodSpec> {
+    let jobs = build::jobs(object, true, 0).into_iter();
+    let pod = |job: Job| job.spec.unwrap().template.spec.unwrap();
+    jobs.map(|(role, job)| (role, pod(job))).collect()
+}
+
+/// The variables of a container as its kubelet would make them for the worker of this index.
+fn variables(container: &Container, index: u32) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for variable in container.env.iter().flatten() {
+        let text = match &variable.value {
+            Some(text) => all.iter().fold(text.clone(), |text, (name, value)| {
+                text.replace(&format!("$({name})"), value)
+            }),
+            None => index.to_string(),
+        };
+        all.insert(variable.name.clone(), text);
+    }
+    all
+}
+
+fn of_worker(object: &TrainingJob, role: &str, index: u32) -> BTreeMap<String, String> {
+    variables(&pods(object)[role].containers[0], index)
+}
+
+fn tf_config(object: &TrainingJob, role: &str, index: u32) -> Value {
+    serde_json::from_str(&of_worker(object, role, index)["TF_CONFIG"]).unwrap()
+}
+
+#[test]
+fn tensorflow_workers_that_are_alike_have_their_task_and_all_addresses() {
+    let template = role("", 1, 1)["template"].clone();
+    let object = job(json!({"framework": "TensorFlow", "replicas": 2, "template": template}));
+    let worker = |index: u32| format!("llama-{index}.llama.ml.svc:2222");
+    let expected = |index: u32| {
+        json!({"cluster": {"worker": [worker(0), worker(1)]}, "environment": "cloud",
+               "task": {"type": "worker", "index": index}})
+    };
+    for index in [0, 1] {
+        assert_eq!(tf_config(&object, "", index), expected(index));
+    }
+}
+
+#[test]
+fn tensorflow_roles_are_task_types_and_an_evaluator_is_outside_the_cluster() {
+    let roles = [
+        role("chief", 1, 1),
+        role("worker", 2, 1),
+        role("ps", 1, 0),
+        role("evaluator", 1, 0),
+    ];
+    let object = job(json!({"framework": "TensorFlow", "roles": roles}));
+    let address = |role: &str, index: u32| format!("llama-{role}-{index}.llama.ml.svc:2222");
+    let cluster = json!({
+        "chief": [address("chief", 0)], "ps": [address("ps", 0)],
+        "worker": [address("worker", 0), address("worker", 1)],
+    });
+    for (role, index) in [("chief", 0), ("worker", 1), ("ps", 0), ("evaluator", 0)] {
+        let config = tf_config(&object, role, index);
+        assert_eq!(config["cluster"], cluster, "{role}");
+        assert_eq!(config["task"], json!({"type": role, "index": index}));
+    }
+    // a runtime gives no GPU to what has asked for none
+    let visible = |role| {
+        of_worker(&object, role, 0)
+            .get("NVIDIA_VISIBLE_DEVICES")
+            .cloned()
+    };
+    assert_eq!(
+        (visible("ps").as_deref(), visible("worker")),
+        (Some("void"), None)
+    );
+    assert_eq!(object.spec.success_roles(), ["chief"]);
+}
+
+#[test]
+fn jax_processes_know_their_coordinator_their_number_and_their_id() {
+    let object = job(json!({"framework": "JAX", "roles": [
+        role("first", 2, 1), role("single", 1, 1), role("more", 2, 1)]}));
+    let of = |role: &str, index| {
+        let variables = of_worker(&object, role, index);
+        let names = [
+            "JAX_COORDINATOR_ADDRESS",
+            "JAX_NUM_PROCESSES",
+            "JAX_PROCESS_ID",
+        ];
+        names.map(|name| variables[name].clone())
+    };
+    let coordinator = "llama-first-0.llama.ml.svc:6666";
+    assert_eq!(of("first", 1), [coordinator, "5", "1"]);
+    assert_eq!(of("single", 0), [coordinator, "5", "2"]);
+    // which is no number, and no other process's id
+    assert_eq!(of("more", 0)[2], pytorch::NO_RANK);
+}
+
+#[test]
+fn a_plain_job_has_addresses_alone() {
+    let template = role("", 1, 1)["template"].clone();
+    let object = job(json!({"framework": "Plain", "replicas": 3, "template": template}));
+    let variables = of_worker(&object, "", 2);
+    let expected = [
+        ("BURSAR_FIRST_ADDRESS", "llama-0.llama.ml.svc"),
+        ("BURSAR_ROLE_RANK", "2"),
+        ("BURSAR_WORKERS", "3"),
+    ];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(variables, expected.into());
+}
+
+#[test]
+fn deepspeed_without_a_launcher_starts_as_torchrun_does() {
+    let template = role("", 1, 1)["template"].clone();
+    let of = |framework: &str| {
+        let object = job(json!({"framework": framework, "replicas": 2, "template": template}));
+        of_worker(&object, "", 1)
+    };
+    assert_eq!(of("DeepSpeed"), of("PyTorch"));
+    assert_eq!(of("DeepSpeed")["PET_NODE_RANK"], "1");
+}
+
+#[test]
+fn precision_is_told_in_accelerates_words_and_tf32_in_its_own() {
+    let template = role("", 1, 1)["template"].clone();
+    let of = |precision: &str| {
+        let object = job(
+            json!({"framework": "PyTorch", "replicas": 1, "template": template, "precision": precision}),
+        );
+        let variables = of_worker(&object, "", 0);
+        let names = [
+            "BURSAR_PRECISION",
+            "ACCELERATE_MIXED_PRECISION",
+            "NVIDIA_TF32_OVERRIDE",
+            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+        ];
+        names.map(|name| variables.get(name).cloned().unwrap_or_default())
+    };
+    assert_eq!(of("fp32"), ["fp32", "no", "0", ""]);
+    assert_eq!(of("tf32"), ["tf32", "no", "", "1"]);
+    assert_eq!(of("bf16"), ["bf16", "bf16", "", ""]);
+    assert_eq!(of("fp16"), ["fp16", "fp16", "", ""]);
+    assert_eq!(of("fp8"), ["fp8", "fp8", "", ""]);
+}
+
+#[test]
+fn a_launcher_waits_for_its_workers_and_finds_them_in_its_hostfile() {
+    let object = job(with_launcher("MPI"));
+    let pods = pods(&object);
+    let first = &pods["launcher"].containers[0];
+    let command = first.command.clone().unwrap();
+    assert_eq!(
+        command,
+        ["/bin/sh", "/etc/mpi/launch.sh", "mpirun", "train"]
+    );
+    let files = launcher::config_map(&object).unwrap();
+    assert_eq!(files.immutable, Some(true));
+    let data = files.data.unwrap();
+    let host = |index: u32| format!("llama-worker-{index}.llama.ml.svc");
+    let lines = |form: &dyn Fn(String) -> String| [0, 1].map(|index| form(host(index))).concat();
+    assert_eq!(data["hostfile"], lines(&|host| format!("{host} slots=4\n")));
+    assert_eq!(data["hydra_hostfile"], lines(&|host| format!("{host}:4\n")));
+    let script = format!("#!/bin/sh\n{}", lines(&|host| format!("echo {host}:4\n")));
+    assert_eq!(data["discover_hosts.sh"], script);
+    let variables = variables(first, 0);
+    for (name, value) in [
+        ("OMPI_MCA_orte_default_hostfile", "/etc/mpi/hostfile"),
+        ("OMPI_MCA_orte_keep_fqdn_hostnames", "true"),
+        ("I_MPI_HYDRA_HOST_FILE", "/etc/mpi/hydra_hostfile"),
+        ("HYDRA_HOST_FILE", "/etc/mpi/hydra_hostfile"),
+        ("NVIDIA_VISIBLE_DEVICES", "void"),
+    ] {
+        assert_eq!(variables[name], value, "{name}");
+    }
+    // the volume is the ConfigMap that is made
+    let volumes = pods["launcher"].volumes.as_ref().unwrap();
+    let mounted = volumes
+        .iter()
+        .find_map(|volume| volume.config_map.as_ref())
+        .unwrap();
+    assert_eq!(Some(&mounted.name), files.metadata.name.as_ref());
+    assert_eq!(object.spec.success_roles(), ["launcher"]);
+}
+
+#[test]
+fn the_keys_of_a_job_are_its_own_cannot_change_and_are_what_its_pods_mount() {
+    let object = job(with_launcher("Horovod"));
+    let secret = launcher::secret(&object).unwrap().unwrap();
+    assert_eq!(secret.immutable, Some(true));
+    let owner = &secret.metadata.owner_references.as_ref().unwrap()[0];
+    assert_eq!(
+        (owner.kind.as_str(), owner.uid.as_str()),
+        ("TrainingJob", "u")
+    );
+    let text = |key: &str| String::from_utf8(secret.data.as_ref().unwrap()[key].0.clone()).unwrap();
+    assert!(text("ssh-privatekey").starts_with("-----BEGIN PRIVATE KEY-----\n"));
+    assert_eq!(
+        text("known_hosts"),
+        format!("* {}", text("authorized_keys"))
+    );
+    for line in ["StrictHostKeyChecking yes", "Port 2222"] {
+        assert!(text("config").contains(line), "{}", text("config"));
+    }
+    for (role, pod) in &pods(&object) {
+        let volumes = pod.volumes.as_ref().unwrap();
+        let mounted = volumes
+            .iter()
+            .find_map(|volume| volume.secret.as_ref())
+            .unwrap();
+        assert_eq!(mounted.secret_name, secret.metadata.name, "{role}");
+        assert_eq!(mounted.default_mode, Some(0o600), "only root reads it");
+    }
+    // another job of the same name has another Secret, which no earlier one can be taken for
+    let mut other = object.clone();
+    other.metadata.uid = Some("v".to_owned());
+    let name = launcher::secret(&other).unwrap().unwrap().metadata.name;
+    assert_ne!(name, secret.metadata.name);
+}
+
+#[test]
+fn a_worker_runs_sshd_unless_its_template_says_otherwise() {
+    let mut spec = with_launcher("MPI");
+    spec["mpi"] = json!({"sshAuthMountPath": "/home/user/.ssh", "slotsPerWorker": 2});
+    let object = job(spec.clone());
+    let worker = pods(&object)["worker"].containers[0].clone();
+    let script = worker.command.unwrap().remove(2);
+    assert!(script.contains("exec /usr/sbin/sshd -D"), "{script}");
+    assert!(
+        script.contains("HostKey=/home/user/.ssh/id_ecdsa"),
+        "{script}"
+    );
+    let data = launcher::config_map(&object).unwrap().data.unwrap();
+    assert!(data["hostfile"].contains(" slots=2\n"), "{data:?}");
+
+    spec["roles"][1]["template"]["spec"]["containers"][0]["command"] = json!(["/start"]);
+    let object = job(spec);
+    let worker = pods(&object)["worker"].containers[0].clone();
+    assert_eq!(worker.command.unwrap(), ["/start"]);
+    // whose port and host keys are the image's
+    let secret = launcher::secret(&object).unwrap().unwrap();
+    let config = String::from_utf8(secret.data.unwrap()["config"].0.clone()).unwrap();
+    assert!(config.contains("StrictHostKeyChecking no"), "{config}");
+    assert!(!config.contains("Port"), "{config}");
+}
+
+#[test]
+fn the_deepspeed_launcher_finds_its_hostfile_where_it_looks() {
+    let object = job(with_launcher("DeepSpeed"));
+    let pods = pods(&object);
+    let mounts = pods["launcher"].containers[0]
+        .volume_mounts
+        .as_ref()
+        .unwrap();
+    let hostfile = mounts
+        .iter()
+        .find(|mount| mount.mount_path == "/job/hostfile")
+        .unwrap();
+    assert_eq!(hostfile.sub_path.as_deref(), Some("hostfile"));
+    assert!(mounts.iter().any(|mount| mount.mount_path == "/root/.ssh"));
+}
+
+#[test]
+fn a_framework_without_a_launcher_has_no_files() {
+    let template = role("", 1, 1)["template"].clone();
+    let object = job(json!({"framework": "PyTorch", "replicas": 2, "template": template}));
+    assert!(launcher::secret(&object).unwrap().is_none());
+    assert!(launcher::config_map(&object).is_none());
+}
