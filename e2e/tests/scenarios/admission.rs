@@ -519,6 +519,15 @@ fn bursars_own_writes(stage: &mut Stage<'_>, pod: &str) {
         let patch = patch.to_string();
         stage.refused_to(BURSAR, why, &["patch", object, strategy, "-p", &patch]);
     }
+    // a Secret into which the cluster would write a token
+    let token = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "token", "annotations": {"kubernetes.io/service-account.name": "default"}}});
+    match stage.create(BURSAR, &token) {
+        Err(error) if error.contains("only Deployments, Jobs") => {}
+        other => stage
+            .problems
+            .push(format!("a Secret without an owner: {other:?}")),
+    }
     // objects that no workload owns
     let labelled = json!({"labels": labels()});
     let mut nobodys = deployment("nobodys", labelled, &pod_labels());

@@ -73,11 +73,10 @@ fn definitions(cluster: &Cluster) -> ScenarioResult {
 }
 
 fn examples(cluster: &Cluster) -> ScenarioResult {
-    cluster.kubectl(&[
-        "apply",
-        "-f",
-        &root().join("examples").display().to_string(),
-    ])?;
+    for folder in ["examples", "examples/frameworks"] {
+        let folder = root().join(folder).display().to_string();
+        cluster.kubectl(&["apply", "-f", &folder])?;
+    }
     cluster.kubectl(&[
         "apply",
         "-f",
