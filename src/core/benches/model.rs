@@ -21,7 +21,7 @@ use bursar_core::plan::decide;
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use bursar_core::scaling::{Activation, RequestSignal};
+use bursar_core::scaling::{Activation, Behavior, RequestSignal};
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -288,8 +288,10 @@ impl Cluster {
             signals: vec![],
             growth: Default::default(),
             learned: None,
-            window: Some(SignedDuration::from_secs(60)),
+            behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
             idle_after: SignedDuration::from_mins(10),
+            schedules: vec![],
+            on_signal_failure: Default::default(),
             drain_timeout: SignedDuration::from_mins(1),
             paused: false,
             activation: Activation::OnDemand,

@@ -15,8 +15,12 @@ pub enum LimitedBy {
     MaxReplicas,
     /// `minReplicas`.
     MinReplicas,
-    /// A higher number within the stabilization window.
+    /// Another number within the stabilization window, or a burst.
     Stabilization,
+    /// A policy of `scaling.behavior`.
+    ScalingPolicy,
+    /// The minimum or the maximum of a schedule.
+    Schedule,
     /// A signal that cannot be read.
     Signal,
     /// It is paused, alone or with its namespace or the cluster.
@@ -39,6 +43,8 @@ impl LimitedBy {
             Self::MaxReplicas => "MaxReplicas",
             Self::MinReplicas => "MinReplicas",
             Self::Stabilization => "Stabilization",
+            Self::ScalingPolicy => "ScalingPolicy",
+            Self::Schedule => "Schedule",
             Self::Signal => "Signal",
             Self::Paused => "Paused",
             Self::Capacity => "Capacity",

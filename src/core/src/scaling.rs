@@ -1,17 +1,30 @@
 //! Replicas from demand: each signal over its target, the largest wins, and the windows that keep
 //! it steady.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::budget::RunningCost;
 use crate::limit::LimitedBy;
 use crate::pod_set::PodSet;
 
+mod behavior;
+mod change;
+mod cron;
 mod growth;
+mod history;
+mod schedule;
 mod signals;
 
+use change::{ChangeLimits, limit_change};
+
+pub use behavior::{
+    Behavior, Panic, PolicyAmount, PolicyLimit, ScalingPolicy, ScalingRules, SelectPolicy,
+};
+pub use cron::{Cron, CronError, MAX_CRON_LENGTH};
 pub use growth::{DEFAULT_WINDOW, DemandForecast, GrowthRule, LearnedThroughput, remaining_start};
-pub use signals::{MeasuredSignal, Milli, RequestSignal, SignalValue};
+pub use history::{History, LONGEST_PERIOD, PastRecommendation, ReplicaLog};
+pub use schedule::{Bounds, Schedule, ScheduleEnd};
+pub use signals::{MeasuredSignal, Milli, RequestSignal, SignalFailure, SignalValue};
 
 /// Requests that wait and run on replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,53 +47,11 @@ impl Signal {
     }
 }
 
-/// A number of replicas that demand once asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PastRecommendation {
-    /// When.
-    pub at: Timestamp,
-    /// How many.
-    pub replicas: u32,
-}
-
 /// Replicas that carry `queue_depth` requests at `target` each: `ceil(queue_depth / target)`.
 ///
 /// This is the formula of Kubernetes' HorizontalPodAutoscaler for an average value.
 pub fn replicas_for(queue_depth: u64, target: u32) -> u32 {
     u32::try_from(queue_depth.div_ceil(u64::from(target.max(1)))).unwrap_or(u32::MAX)
-}
-
-/// Recommendations of the last `window`, to see that a lower number is not a passing one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History {
-    kept: Vec<PastRecommendation>,
-}
-
-impl History {
-    /// The highest number asked for within `window` before `now`, `replicas` asked for now included, and what asked for it.
-    pub fn stabilized(
-        &self,
-        replicas: u32,
-        window: SignedDuration,
-        now: Timestamp,
-    ) -> PastRecommendation {
-        let asked_now = PastRecommendation { at: now, replicas };
-        self.kept
-            .iter()
-            .copied()
-            .filter(|past| now.duration_since(past.at) < window)
-            .chain([asked_now])
-            .max_by_key(|past| (past.replicas, past.at))
-            .unwrap_or(asked_now)
-    }
-
-    /// Keeps what is asked for now, and drops what can no longer matter.
-    pub fn record(&mut self, replicas: u32, window: SignedDuration, now: Timestamp) {
-        // a lower and older recommendation never decides again
-        self.kept
-            .retain(|past| now.duration_since(past.at) < window && past.replicas > replicas);
-        self.kept.push(PastRecommendation { at: now, replicas });
-    }
 }
 
 /// Whether requests may wake a service that stands at zero.
@@ -116,16 +87,20 @@ pub struct StuckRollout {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// The fewest replicas.
-    pub min: u32,
-    /// The most replicas.
-    pub max: u32,
+    /// The fewest and the most replicas at this time.
+    pub bounds: Bounds,
     /// What its requests say of the replicas that it needs.
     pub request_signal: RequestSignal,
     /// Its other signals.
     pub signals: Vec<MeasuredSignal>,
-    /// How long a lower number must last before it is followed.
+    /// How fast its replicas follow what is asked for.
+    pub behavior: Behavior,
+    /// How long a lower number must last before it is followed: that of its behavior, or the default.
     pub window: SignedDuration,
+    /// What becomes of it while its demand is not known.
+    pub on_signal_failure: SignalFailure,
+    /// Since when its demand has not been known, if it is not.
+    pub demand_unknown_since: Option<Timestamp>,
     /// How long nothing may happen before it goes to its minimum.
     pub idle_after: SignedDuration,
     /// Demand changes nothing.
@@ -164,6 +139,10 @@ pub struct Service {
     pub forecast_changes: Option<Timestamp>,
     /// What was asked for before.
     pub history: History,
+    /// How many replicas it had.
+    pub replica_log: ReplicaLog,
+    /// Until when demand last asked for as much as is a burst.
+    pub last_burst: Option<Timestamp>,
     /// What one replica costs, and how long it takes to stop.
     pub running_cost: RunningCost,
     /// What one replica needs on a node.
@@ -187,6 +166,12 @@ impl Service {
             }
             _ => working,
         }
+    }
+
+    /// The number within its bounds that is nearest to this one.
+    fn within_bounds(&self, replicas: u32) -> u32 {
+        let Bounds { min, max, .. } = self.bounds;
+        replicas.clamp(self.with_broken(min).min(max), max)
     }
 
     /// The replicas that so many requests need, by its rule.
@@ -242,6 +227,25 @@ impl Service {
         all.join("; ")
     }
 
+    /// When it has its replicas for a demand that is not known, if that is not and it has any.
+    fn falls_back_at(&self) -> Option<Timestamp> {
+        let SignalFailure::Replicas { after, .. } = self.on_signal_failure else {
+            return None;
+        };
+        self.demand_unknown_since?.checked_add(after).ok()
+    }
+
+    /// Its replicas for a demand that has not been known for too long, and since when that is so.
+    fn fallback(&self, now: Timestamp) -> Option<(u32, Timestamp)> {
+        let SignalFailure::Replicas { replicas, .. } = self.on_signal_failure else {
+            return None;
+        };
+        self.falls_back_at().filter(|at| *at <= now)?;
+        let since = self.demand_unknown_since?;
+        // a whole second is enough for people
+        Some((replicas, since.round(Unit::Second).unwrap_or(since)))
+    }
+
     /// Why its demand is not known, if it is not.
     pub fn unknown(&self) -> Option<String> {
         let engine = match &self.engine {
@@ -270,19 +274,15 @@ pub struct Recommendation {
     pub requeue_at: Option<Timestamp>,
 }
 
-/// What the service's demand asks for, within its own bounds.
+/// What the service's demand asks for, within its bounds: by its growth, its schedules and its behavior,
+/// in this order.
 pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
-    let recommended = recommend_unbounded(service, now);
-    let bounded = recommended.desired.clamp(
-        service.with_broken(service.min).min(service.max),
-        service.max,
-    );
-    let limited_by = match bounded {
-        n if n > recommended.desired => Some(LimitedBy::MinReplicas),
-        n if n < recommended.desired => Some(LimitedBy::MaxReplicas),
-        _ => recommended.limited_by,
-    };
-    let waits_for = service.waits_for.as_ref().filter(|_| bounded > 0);
+    let (grown, limits) = recommend_by_demand(service, now);
+    let recommended = limit_change(service, apply_bounds(service, grown), limits, now);
+    let waits_for = service
+        .waits_for
+        .as_ref()
+        .filter(|_| recommended.desired > 0);
     let more = waits_for.into_iter().chain(&service.stalled);
     let mut reason = more.fold(recommended.reason, |reason, more| {
         format!("{reason}; {more}")
@@ -291,14 +291,35 @@ pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
         reason = format!("{reason}; the rollout is stuck with {broken} broken replicas ({why})");
     }
     Recommendation {
-        desired: bounded,
-        limited_by,
         reason,
         ..recommended
     }
 }
 
-fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
+/// Moves what is asked for into the bounds of the service.
+fn apply_bounds(service: &Service, asked: Recommendation) -> Recommendation {
+    let bounds = &service.bounds;
+    let bounded = service.within_bounds(asked.desired);
+    let limited_by = match bounded {
+        n if n > asked.desired && bounds.is_min_scheduled => Some(LimitedBy::Schedule),
+        n if n > asked.desired => Some(LimitedBy::MinReplicas),
+        n if n < asked.desired && bounds.is_max_scheduled => Some(LimitedBy::Schedule),
+        n if n < asked.desired => Some(LimitedBy::MaxReplicas),
+        _ => asked.limited_by,
+    };
+    Recommendation {
+        desired: bounded,
+        limited_by,
+        reason: match &bounds.schedules {
+            Some(schedules) => format!("{}; {schedules}", asked.reason),
+            None => asked.reason,
+        },
+        ..asked
+    }
+}
+
+/// What demand asks for, and what limits how fast that is followed.
+fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, ChangeLimits) {
     let Service { held, current, .. } = *service;
     let keep_replicas = |queue_depth, recommended, limited_by, reason| Recommendation {
         queue_depth,
@@ -315,36 +336,51 @@ fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
     let held_at = current.max(service.decided);
     if service.paused {
         let reason = "scaling.paused is true".to_owned();
-        return Recommendation {
+        let kept = Recommendation {
             desired: held_at,
             ..keep_replicas(total, held_at, Some(LimitedBy::Paused), reason)
         };
+        return (kept, ChangeLimits::None);
     }
     let is_stopped = current == 0 && service.activation == Activation::Never;
     if is_stopped && service.signals.is_empty() {
-        return keep_replicas(total, 0, None, "activation.mode is Never".to_owned());
+        let reason = "activation.mode is Never".to_owned();
+        return (keep_replicas(total, 0, None, reason), ChangeLimits::None);
     }
     // requests wake nothing then, other signals do
     let known = if is_stopped { 0 } else { known };
     let carry = service.replicas_for_demand(known);
     if let Some(why) = unknown {
-        // what is known may add replicas; what is unknown takes none away
-        let desired = service.with_broken(carry).max(held_at);
-        let reason = match desired > held_at {
-            false => format!("demand unknown ({why}): holds at {desired}"),
-            true => {
-                let sum = format!(
-                    "queue depth at least {known} ({on_replicas} on replicas, {held} held)"
-                );
+        let carried = service.with_broken(carry);
+        let fallback = service.fallback(now);
+        let sum = format!("queue depth at least {known} ({on_replicas} on replicas, {held} held)");
+        let (desired, reason, limits) = match fallback {
+            Some((replicas, since)) => {
                 let why_so_many = service.why(&sum, known);
-                format!("{why_so_many}; more may be unknown ({why})")
+                let desired = carried.max(service.with_broken(replicas));
+                let reason = format!(
+                    "{why_so_many}; demand unknown since {since} ({why}): onSignalFailure asks for {replicas}"
+                );
+                (desired, reason, ChangeLimits::Policies)
+            }
+            // what is known may add replicas; what is unknown takes none away
+            None if carried > held_at => {
+                let why_so_many = service.why(&sum, known);
+                let reason = format!("{why_so_many}; more may be unknown ({why})");
+                (carried, reason, ChangeLimits::Windows)
+            }
+            None => {
+                let reason = format!("demand unknown ({why}): holds at {held_at}");
+                (held_at, reason, ChangeLimits::None)
             }
         };
-        return Recommendation {
+        let later = service.falls_back_at().filter(|at| now < *at);
+        let asked = Recommendation {
             desired,
-            requeue_at: service.forecast_changes,
+            requeue_at: service.forecast_changes.into_iter().chain(later).min(),
             ..keep_replicas(None, desired, Some(LimitedBy::Signal), reason)
         };
+        return (asked, limits);
     }
     let depth = known;
     let sum = format!("queue depth {depth} ({on_replicas} on replicas, {held} held)");
@@ -355,21 +391,22 @@ fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
     }
     let reason = service.why(&sum, depth);
     let recommended = service.with_broken(carry.max(1));
-    stabilize(
-        service,
-        now,
-        Recommendation {
-            desired: recommended,
-            requeue_at: service.forecast_changes,
-            ..keep_replicas(Some(depth), recommended, None, reason)
-        },
-    )
+    let asked = Recommendation {
+        desired: recommended,
+        requeue_at: service.forecast_changes,
+        ..keep_replicas(Some(depth), recommended, None, reason)
+    };
+    (asked, ChangeLimits::Windows)
 }
 
 /// Nothing is queued and nothing runs: one replica stays until the service was idle for long enough.
-fn recommend_idle(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendation {
+fn recommend_idle(
+    service: &Service,
+    now: Timestamp,
+    quiet: Recommendation,
+) -> (Recommendation, ChangeLimits) {
     if service.current == 0 {
-        return quiet;
+        return (quiet, ChangeLimits::None);
     }
     if let Some(start) = service.start.filter(|start| now < start.ends) {
         let one = Recommendation {
@@ -379,16 +416,17 @@ fn recommend_idle(service: &Service, now: Timestamp, quiet: Recommendation) -> R
             reason: format!("{}, and a replica is starting", quiet.reason),
             ..quiet
         };
-        return stabilize(service, now, one);
+        return (one, ChangeLimits::Windows);
     }
     let Some(last_active) = service.last_active else {
         let reason = format!("{}; its counters have not been read yet", quiet.reason);
-        return Recommendation {
+        let kept = Recommendation {
             recommended: service.current,
             limited_by: Some(LimitedBy::Signal),
             reason,
             ..quiet
         };
+        return (kept, ChangeLimits::None);
     };
     let idle = now.duration_since(last_active);
     if idle >= service.idle_after {
@@ -402,11 +440,12 @@ fn recommend_idle(service: &Service, now: Timestamp, quiet: Recommendation) -> R
             reason =
                 format!("a replica was not ready within {start_timeout} s of its start; {reason}");
         }
-        return Recommendation {
+        let none = Recommendation {
             desired: 0,
             reason,
             ..quiet
         };
+        return (none, ChangeLimits::Policies);
     }
     let idle_at = last_active.checked_add(service.idle_after).ok();
     // more may come at once
@@ -421,45 +460,12 @@ fn recommend_idle(service: &Service, now: Timestamp, quiet: Recommendation) -> R
         },
         ..quiet
     };
-    stabilize(service, now, one)
-}
-
-/// Follows a lower number only when no higher one was asked for within the window.
-fn stabilize(service: &Service, now: Timestamp, recommendation: Recommendation) -> Recommendation {
-    if recommendation.desired >= service.current {
-        return recommendation;
-    }
-    let highest = service
-        .history
-        .stabilized(recommendation.desired, service.window, now);
-    let desired = highest.replicas.min(service.current);
-    if desired == recommendation.desired {
-        return recommendation;
-    }
-    let expires = highest.at.checked_add(service.window).ok();
-    let reason = format!(
-        "{}; {} within the last {} s",
-        recommendation.reason,
-        highest.replicas,
-        service.window.as_secs()
-    );
-    let requeue_at = recommendation.requeue_at.into_iter().chain(expires).min();
-    Recommendation {
-        desired,
-        limited_by: Some(LimitedBy::Stabilization),
-        reason,
-        requeue_at,
-        ..recommendation
-    }
+    (one, ChangeLimits::Windows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_796_000_000 + seconds).unwrap()
-    }
 
     #[test]
     fn a_part_of_a_target_is_a_replica() {
@@ -476,31 +482,5 @@ mod tests {
                 "{depth} over {target}"
             );
         }
-    }
-
-    #[test]
-    fn a_lower_number_waits_until_no_higher_one_is_in_the_window() {
-        let window = SignedDuration::from_secs(60);
-        let mut history = History::default();
-        history.record(5, window, at(0));
-        history.record(2, window, at(10));
-        assert_eq!(history.stabilized(1, window, at(59)).replicas, 5);
-        assert_eq!(history.stabilized(1, window, at(60)).replicas, 2);
-        assert_eq!(
-            history.stabilized(7, window, at(60)).replicas,
-            7,
-            "a higher number does not wait"
-        );
-        assert_eq!(history.stabilized(1, window, at(70)).replicas, 1);
-    }
-
-    #[test]
-    fn what_is_kept_stays_small() {
-        let window = SignedDuration::from_secs(300);
-        let mut history = History::default();
-        for second in 0..10_000 {
-            history.record(if second % 2 == 0 { 3 } else { 4 }, window, at(second));
-        }
-        assert!(history.kept.len() <= 2, "{}", history.kept.len());
     }
 }

@@ -19,7 +19,7 @@ use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::{JobOrder, ServiceOrder, decide};
 use bursar_core::pricing::{PriceCatalog, PricingAttributes};
-use bursar_core::scaling::{Activation, RequestSignal};
+use bursar_core::scaling::{Activation, Behavior, RequestSignal};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -62,8 +62,10 @@ fn service(priority: i32) -> Service {
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_hours(2),
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_mins(10),
         paused: false,
         activation: Activation::OnDemand,

@@ -23,6 +23,7 @@ use bursar_core::plan::{ServiceOrder, decide};
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
+use bursar_core::scaling::Behavior;
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -136,8 +137,10 @@ impl Namespace {
                 priority: *rng.choice(&[0, 0, 10]).unwrap(),
                 min: rng.u32(1..6),
                 max: 6,
-                window: Some(SignedDuration::from_secs(30)),
+                behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(30))),
                 idle_after: SignedDuration::from_secs(600),
+                schedules: vec![],
+                on_signal_failure: Default::default(),
                 drain_timeout: SignedDuration::from_secs(*rng.choice(&[0, 60, 900, 3600]).unwrap()),
                 grace_seconds: *rng.choice(&[0, 30, 600, 3600]).unwrap(),
                 ..new_service(shape(), at(i64::from(number)))

@@ -8,7 +8,7 @@ use bursar_core::model::event::{Job, Role, Service};
 use bursar_core::model::{Key, Name};
 use bursar_core::money::Money;
 use bursar_core::pricing::{DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope};
-use bursar_core::scaling::{self, GrowthRule, RequestSignal};
+use bursar_core::scaling::{self, Behavior, GrowthRule, RequestSignal};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::{Demand, GPU, ServiceObject, node, shape};
@@ -115,8 +115,10 @@ impl Simulation {
                 false => GrowthRule::Target,
             },
             learned: None,
-            window: Some(seconds(self.rng.i64(0..60))),
+            behavior: Behavior::with_scale_down_window(Some(seconds(self.rng.i64(0..60)))),
             idle_after: seconds(self.rng.i64(5..120)),
+            schedules: vec![],
+            on_signal_failure: Default::default(),
             drain_timeout: seconds(self.rng.i64(0..60)),
             paused: false,
             activation: match self.rng.u8(..12) {

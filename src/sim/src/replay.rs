@@ -7,7 +7,7 @@ use bursar_core::calendar::whole_second;
 use bursar_core::model::event::{Budget, Job, Role, Service};
 use bursar_core::model::{Key, Name};
 use bursar_core::pricing::{DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope};
-use bursar_core::scaling::{self, RequestSignal};
+use bursar_core::scaling::{self, Behavior, RequestSignal};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -209,8 +209,10 @@ fn add_service(
         signals: vec![],
         growth: scenario.growth.into(),
         learned: None,
-        window: scenario.stabilization_window,
+        behavior: Behavior::with_scale_down_window(scenario.stabilization_window),
         idle_after: scenario.idle_after,
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: scenario.drain_timeout,
         paused: false,
         activation: scaling::Activation::OnDemand,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{BudgetRecord, Latch, OnExhausted, Unmanaged};
@@ -14,7 +15,10 @@ use crate::money::Money;
 use crate::placement::{Placement, Taint};
 use crate::pod_set::Resources;
 use crate::pricing::{PriceCatalog, PricingAttributes};
-use crate::scaling::{Activation, GrowthRule, LearnedThroughput, Milli, RequestSignal};
+use crate::scaling::{
+    Activation, Behavior, Bounds, GrowthRule, LearnedThroughput, Milli, RequestSignal, Schedule,
+    SignalFailure,
+};
 use crate::training::Retry;
 
 use super::missing_replica_pods::CREATION_FAILURE_TIMEOUT;
@@ -276,8 +280,12 @@ pub struct Service {
     pub growth: GrowthRule,
     /// What its status has on record of its replicas: a new leader begins with that.
     pub learned: Option<LearnedThroughput>,
-    /// How long a lower number must last before it is followed; `None` leaves that to what is learned.
-    pub window: Option<SignedDuration>,
+    /// How fast its replicas follow what is asked for.
+    pub behavior: Behavior,
+    /// Bounds that hold at times.
+    pub schedules: Vec<Schedule>,
+    /// What becomes of it while its demand is not known.
+    pub on_signal_failure: SignalFailure,
     /// How long nothing may happen before it goes to its minimum.
     pub idle_after: SignedDuration,
     /// How long a replica may take to finish its requests when it leaves.
@@ -290,6 +298,17 @@ pub struct Service {
     pub replica: Arc<PodShape>,
     /// Seconds between a replica's SIGTERM and SIGKILL.
     pub grace_seconds: i64,
+}
+
+impl Service {
+    /// Its bounds at `now`, by its schedules. Those of a paused service are its own: nothing changes it
+    /// at times. `zone` is that of schedules without one of their own.
+    pub(crate) fn bounds(&self, zone: &TimeZone, now: Timestamp) -> Bounds {
+        match self.paused {
+            true => Bounds::fixed(self.min, self.max),
+            false => Bounds::scheduled((self.min, self.max), &self.schedules, zone, now),
+        }
+    }
 }
 
 /// The Deployment that a service owns.

@@ -7,7 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scale_down_limit::ScaleDownLimit;
-use crate::scaling::{History, MeasuredSignal, Milli, RequestSignal, Signal, SignalValue};
+use crate::scaling::{
+    History, MeasuredSignal, Milli, ReplicaLog, RequestSignal, Signal, SignalValue,
+};
 
 use super::claim::BudgetRank;
 use super::event::{
@@ -132,6 +134,12 @@ pub(crate) struct ServiceState {
     pub(crate) signals: BTreeMap<Name, Measurement>,
     /// Numbers asked for before; `None` until the first decision.
     pub(crate) history: Option<History>,
+    /// How many replicas that were not told to leave it had.
+    pub(crate) replica_log: ReplicaLog,
+    /// Until when demand last asked for as much as is a burst, and whether it does still.
+    pub(crate) burst: Option<(Timestamp, bool)>,
+    /// Since when its demand has not been known.
+    pub(crate) demand_unknown_since: Option<Timestamp>,
     /// When an engine last did something, a gateway held a request, or a start was ordered.
     pub(crate) last_active: Option<Timestamp>,
     pub(crate) starts: StartDurations,
@@ -218,6 +226,9 @@ impl ServiceState {
     /// Forgets what was remembered: the service is gone.
     pub(crate) fn forget(&mut self) {
         self.history = None;
+        self.replica_log = ReplicaLog::default();
+        self.burst = None;
+        self.demand_unknown_since = None;
         self.last_active = None;
         self.starts = StartDurations::default();
         self.learned = LearnedDemand::default();

@@ -171,10 +171,11 @@ fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
     freed_budget.extend(std::iter::repeat_n(freed_by(&[(running_cost, 1)]), podless));
     // which of them goes is not decided here: it frees no less than the cheapest
     freed_budget.sort_by_key(|each| (each.rate, each.reserve));
+    let min = spec.bounds(&model.zone, now).min;
     let candidate = |(number, freed_budget): (usize, FreedBudget)| Candidate {
         order: Order {
             priority: spec.priority,
-            loss: if non_draining as usize - number <= spec.min.max(1) as usize {
+            loss: if non_draining as usize - number <= min.max(1) as usize {
                 PreemptionLoss::FirstReplica
             } else {
                 PreemptionLoss::FurtherReplica

@@ -136,11 +136,12 @@ fn next_rank(model: &Model, key: &Key, now: Timestamp) -> BudgetRank {
         return BudgetRank::new(0, Part::Further, 0, now, workload);
     };
     let non_draining = drain::non_draining(state.declared(), &model.drain_replicas(state, now));
-    let part = if non_draining < spec.min.max(1) && state.first_paid.is_none() {
-        Part::First
-    } else {
-        Part::Further
-    };
+    let part =
+        if non_draining < spec.bounds(&model.zone, now).min.max(1) && state.first_paid.is_none() {
+            Part::First
+        } else {
+            Part::Further
+        };
     BudgetRank::new(spec.priority, part, spec.weight, spec.created, workload)
 }
 
@@ -255,14 +256,20 @@ fn decide_service(
         next = next.into_iter().chain(until).min();
     }
     let (floor, floor_falls) = state.scale_down_limit.floor(service.current, now);
-    let floor = floor.min(service.max).min(payable);
+    let floor = floor.min(service.bounds.max).min(payable);
     let is_for_demand = !is_for_money(&decision) && payable >= service.current;
     if !is_for_money(&decision) && decision.allowed < floor {
         decision = limit_scale_down(decision, floor);
         next = next.into_iter().chain(floor_falls).min();
     }
     let history = state.history.get_or_insert_with(History::default);
-    history.record(decision.recommended, service.window, now);
+    let windows = (service.window, service.behavior.scale_up_window());
+    history.record(decision.recommended, windows, now);
+    let is_burst = (service.behavior).is_burst(decision.recommended, service.current);
+    state.burst = match is_burst {
+        true => Some((now, true)),
+        false => state.burst.map(|(until, _)| (until, false)),
+    };
     let pods = state
         .pods
         .iter()
@@ -406,6 +413,7 @@ fn observe_service(
 ) -> Option<(Service, Option<Timestamp>)> {
     let held = model.gateways.held(key);
     let unreachable_gateway = model.gateways.unreachable().map(str::to_owned);
+    let zone = model.zone.clone();
     let state = model.services.get_mut(key)?;
     let takes_requests = state.takes_requests();
     let unreachable_gateway = unreachable_gateway.filter(|_| takes_requests);
@@ -482,7 +490,15 @@ fn observe_service(
         (GrowthRule::Learned, Some(_)) => state.learned.changes_at(forecast.as_ref(), start, now),
     };
     let learned_window = forecast.as_ref().map(DemandForecast::window);
-    let window = spec.window.or(learned_window).unwrap_or(DEFAULT_WINDOW);
+    let window = spec.behavior.scale_down.window;
+    let window = window.or(learned_window).unwrap_or(DEFAULT_WINDOW);
+    let bounds = spec.bounds(&zone, now);
+    let bounds_change = bounds.changes_at;
+    state.replica_log.observe(current, now);
+    // a burst that nothing ended has gone on until now
+    state.burst = state
+        .burst
+        .map(|(until, goes_on)| (if goes_on { now } else { until }, goes_on));
     let mut last_active = state.last_active;
     let is_read = takes_requests && service::has_reading(&alive, now);
     if last_active.is_none() && !is_read {
@@ -494,13 +510,15 @@ fn observe_service(
         .iter()
         .filter(|(_, _, engine)| takes_requests && engine.is_unread());
     last_active = last_active.max(unread.filter_map(|(_, pod, _)| pod.ready_since).max());
-    let observed = Service {
+    let mut observed = Service {
         name: key.name.to_string(),
-        min: spec.min,
-        max: spec.max,
+        bounds,
         request_signal: spec.request_signal,
         signals,
+        behavior: spec.behavior.clone(),
         window,
+        on_signal_failure: spec.on_signal_failure,
+        demand_unknown_since: None,
         idle_after: spec.idle_after,
         paused: spec.paused,
         activation: spec.activation,
@@ -525,16 +543,28 @@ fn observe_service(
             Some(history) => history.clone(),
             None => {
                 let mut history = History::default();
-                history.record(current, window, now);
+                let windows = (window, spec.behavior.scale_up_window());
+                history.record(current, windows, now);
                 history
             }
         },
+        replica_log: state.replica_log.clone(),
+        last_burst: state.burst.map(|(until, _)| until),
         running_cost: state.running_cost?,
         replica: PodSet::default(),
     };
     if state.history.is_none() {
         state.history = Some(observed.history.clone());
     }
-    let next = [demand.next, fails_at, next_fails, rollout_changes];
+    let unknown_since = state.demand_unknown_since.unwrap_or(now);
+    state.demand_unknown_since = observed.unknown().map(|_| unknown_since);
+    observed.demand_unknown_since = state.demand_unknown_since;
+    let next = [
+        demand.next,
+        fails_at,
+        next_fails,
+        rollout_changes,
+        bounds_change,
+    ];
     Some((observed, next.into_iter().flatten().min()))
 }

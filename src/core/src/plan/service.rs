@@ -82,7 +82,7 @@ impl Allotment {
         let priority = service.running_cost.priority;
         let (mut capped, mut denied) = (desired, None);
         for budget_state in admission.budget_states() {
-            let left = budget_state.cap(desired, service.current, service.min, priority);
+            let left = budget_state.cap(desired, service.current, service.bounds.min, priority);
             if left < capped {
                 capped = left;
                 denied = Some(Denied::Budget {
@@ -115,7 +115,7 @@ impl Allotment {
 
     /// How many of its replicas are the first one or its minimum.
     fn first(&self) -> u32 {
-        self.capped.min(self.service.min.max(1))
+        self.capped.min(self.service.bounds.min.max(1))
     }
 
     /// Replicas of this part that are asked for and not paid for.
@@ -289,7 +289,7 @@ pub(crate) fn payable(
 ) -> u32 {
     let (current, priority) = (service.current, service.running_cost.priority);
     let budget_states = admission.budget_states().iter();
-    let left = budget_states.map(|state| state.cap(current, current, service.min, priority));
+    let left = budget_states.map(|state| state.cap(current, current, service.bounds.min, priority));
     let given = preemption.map_or(0, |preemption| preemption.replicas);
     let taken = unpaid.max(given);
     let kept = current.saturating_sub(taken);

@@ -15,7 +15,7 @@ use crate::model::claim::Part;
 use crate::money::Money;
 use crate::pod_set::{Capacity, PodSet, SchedulingCapacity};
 use crate::refusal::RefusalReason;
-use crate::scaling::{Activation, History, RequestSignal, Service, Signal, recommend};
+use crate::scaling::{Activation, Bounds, History, RequestSignal, Service, Signal, recommend};
 use crate::training::{Job, JobDecision, Role, schedule};
 
 /// Everything that a decision over one namespace reads.
@@ -142,13 +142,15 @@ fn ago(seconds: i64) -> Timestamp {
 fn service(current: u32, engine: Signal, held: u64) -> Service {
     Service {
         name: "chat".into(),
-        min: 0,
-        max: 5,
+        bounds: Bounds::fixed(0, 5),
         request_signal: RequestSignal::Target(8),
         signals: vec![],
         forecast: None,
         forecast_changes: None,
+        behavior: Default::default(),
         window: SignedDuration::from_secs(60),
+        on_signal_failure: Default::default(),
+        demand_unknown_since: None,
         idle_after: SignedDuration::from_secs(600),
         paused: false,
         activation: Activation::OnDemand,
@@ -165,6 +167,8 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         start_failure: None,
         rollout: None,
         history: History::default(),
+        replica_log: Default::default(),
+        last_burst: None,
         running_cost: RunningCost::constant(Some("12".parse().unwrap()), 60),
         replica: PodSet {
             workers: 1,
@@ -266,7 +270,7 @@ fn nothing_goes_to_zero_before_it_was_idle_for_long_enough() {
     );
     assert_eq!(decide(quiet(Some(ago(600))), vec![]).allowed, 0);
     let floor = Service {
-        min: 1,
+        bounds: Bounds::fixed(1, 5),
         ..quiet(Some(ago(600)))
     };
     assert_eq!(decide(floor, vec![]).allowed, 1);
@@ -275,7 +279,8 @@ fn nothing_goes_to_zero_before_it_was_idle_for_long_enough() {
 #[test]
 fn a_lower_number_waits_for_the_window() {
     let mut busy = service(4, Signal::Known(1), 0);
-    busy.history.record(4, busy.window, ago(59));
+    busy.history
+        .record(4, (busy.window, SignedDuration::ZERO), ago(59));
     let held_back = decide(busy.clone(), vec![]);
     assert_eq!(
         (
@@ -286,7 +291,9 @@ fn a_lower_number_waits_for_the_window() {
         (4, 1, Some(LimitedBy::Stabilization))
     );
     let mut over = service(4, Signal::Known(1), 0);
-    over.history.record(4, over.window, ago(60));
+    let windows = (over.window, SignedDuration::ZERO);
+    over.history.record(4, windows, ago(90));
+    over.history.record(1, windows, ago(60));
     assert_eq!(decide(over, vec![]).allowed, 1);
 }
 
@@ -574,8 +581,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         prop::option::of(0i128..20),
     )
         .prop_map(|(engine, held, current, min, extra, idle, rate)| Service {
-            min,
-            max: min + extra,
+            bounds: Bounds::fixed(min, min + extra),
             last_active: Some(ago(idle)),
             running_cost: RunningCost::constant(
                 rate.map(|rate| Money::from_nanos(rate * 1_000_000_000)),
@@ -593,7 +599,7 @@ proptest! {
             spent: Money::from_nanos(spent * 1_000_000_000),
             ..budget("0", "0")
         };
-        let max = service.max;
+        let max = service.bounds.max;
         let decision = decide(service, vec![budget]);
         prop_assert!(decision.allowed <= decision.desired && decision.desired <= max);
         prop_assert!(decision.allowed == decision.desired || decision.limited_by.is_some());
@@ -606,9 +612,9 @@ proptest! {
         let partial = decide(Service { engine, ..service.clone() }, vec![]);
         let whole = decide(Service { engine: Signal::Known(known), ..service.clone() }, vec![]);
         prop_assert!(partial.desired >= whole.desired, "{partial:?} {whole:?}");
-        prop_assert!(partial.desired >= service.current.min(service.max), "{partial:?}");
+        prop_assert!(partial.desired >= service.current.min(service.bounds.max), "{partial:?}");
         let carried = u64::from(partial.desired) * u64::from(service.request_signal.target().unwrap());
-        prop_assert!(carried >= known + service.held || partial.desired == service.max);
+        prop_assert!(carried >= known + service.held || partial.desired == service.bounds.max);
     }
 
     #[test]

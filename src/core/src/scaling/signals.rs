@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::SignedDuration;
+
 /// An amount in thousandths, as a Kubernetes quantity has them: `1500m` is 1.5.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Milli(pub u64);
@@ -43,6 +45,22 @@ impl RequestSignal {
             Self::Activity | Self::None => None,
         }
     }
+}
+
+/// What becomes of a service whose demand is not known, in whole or in part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SignalFailure {
+    /// It keeps its replicas; what is known may add to them.
+    #[default]
+    Hold,
+    /// It has so many replicas once that has lasted, or as many as what is known asks for if those are
+    /// more.
+    Replicas {
+        /// How many.
+        replicas: u32,
+        /// How long it must have lasted.
+        after: SignedDuration,
+    },
 }
 
 /// The value of a signal.

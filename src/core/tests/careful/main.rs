@@ -27,6 +27,7 @@ use bursar_core::model::event::{
 use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::plan::{Decision, Decisions, decide};
 use bursar_core::pricing::PriceCatalog;
+use bursar_core::scaling::Behavior;
 use bursar_core::training::JobDecision;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -44,7 +45,7 @@ pub(crate) fn at(second: i64) -> Timestamp {
 pub(crate) fn service() -> Service {
     Service {
         max: 20,
-        window: Some(SignedDuration::from_secs(30)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(30))),
         idle_after: SignedDuration::from_secs(60),
         ..new_service(shape(), at(0))
     }

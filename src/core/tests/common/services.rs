@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bursar_core::model::event::{PodShape, Service};
-use bursar_core::scaling::{Activation, RequestSignal};
+use bursar_core::scaling::{Activation, Behavior, RequestSignal};
 use jiff::{SignedDuration, Timestamp};
 
 /// A service of at most four replicas that runs on demand.
@@ -19,8 +19,10 @@ pub(crate) fn new_service(replica: Arc<PodShape>, created: Timestamp) -> Service
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_mins(10),
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
         paused: false,
         activation: Activation::OnDemand,

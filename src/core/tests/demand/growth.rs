@@ -4,7 +4,7 @@ use bursar_core::ledger::EngineCounters;
 use bursar_core::model::Model;
 use bursar_core::model::event::{Deployment, Event, Reading, Rollout, Service};
 use bursar_core::plan::Decisions;
-use bursar_core::scaling::{GrowthRule, LearnedThroughput, RequestSignal};
+use bursar_core::scaling::{Behavior, GrowthRule, LearnedThroughput, RequestSignal};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
@@ -327,7 +327,7 @@ fn a_lower_number_is_followed_after_the_time_of_a_start_unless_the_service_says_
     ] {
         let spec = Service {
             min: 1,
-            window: window.map(SignedDuration::from_secs),
+            behavior: Behavior::with_scale_down_window(window.map(SignedDuration::from_secs)),
             ..growing()
         };
         let mut model = one_replica(spec, start);

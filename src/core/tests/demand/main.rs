@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod behavior;
 mod counting;
 mod growth;
 
@@ -9,6 +10,7 @@ mod growth;
 mod pods;
 mod refused;
 mod rollout;
+mod schedules;
 #[path = "../common/services.rs"]
 mod services;
 mod signals;
@@ -26,6 +28,7 @@ use bursar_core::model::event::{
 };
 use bursar_core::model::{Key, Model};
 use bursar_core::plan::{Decisions, decide};
+use bursar_core::scaling::Behavior;
 use jiff::{SignedDuration, Timestamp};
 
 use pods::new_pod;
@@ -41,7 +44,7 @@ pub(crate) fn key() -> Key {
 
 pub(crate) fn service() -> Service {
     Service {
-        window: Some(SignedDuration::from_secs(30)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(30))),
         idle_after: SignedDuration::from_secs(60),
         ..new_service(Arc::new(PodShape::default()), at(0))
     }

@@ -2,6 +2,7 @@
 
 use bursar_core::model::Model;
 use bursar_core::model::event::{Deployment, Event, Pod, Rollout, Service};
+use bursar_core::scaling::Behavior;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
@@ -43,7 +44,7 @@ fn rolling(requests: u64, new: Pod) -> Model {
     let service = Service {
         min: 1,
         max: 10,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_mins(30),
         ..service()
     };

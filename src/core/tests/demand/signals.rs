@@ -54,9 +54,11 @@ fn a_queue_starts_replicas_without_a_request_and_they_end_once_it_is_empty_for_l
     let pods = ["a", "b", "c"].map(|name| pod(name, 40));
     tell(&mut model, 40, [replicas(3)].into_iter().chain(pods));
     tell(&mut model, 600, [value("jobs", 1)]);
+    assert_eq!(allowed(&model), 3, "eleven were there until now");
+    tell(&mut model, 630, []);
     assert_eq!(allowed(&model), 1, "a lower number outlasted the window");
     // at once: nothing is read of workers, and they have no requests to wait for
-    tell(&mut model, 604, []);
+    tell(&mut model, 634, []);
     tell(&mut model, 700, [value("jobs", 0)]);
     tell(&mut model, 759, []);
     assert_eq!(allowed(&model), 1, "not idle for a minute yet");

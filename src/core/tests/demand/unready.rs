@@ -3,7 +3,7 @@
 use bursar_core::model::Model;
 use bursar_core::model::event::{Event, Name, Pod, Reading, Service};
 use bursar_core::plan::decide;
-use bursar_core::scaling::RequestSignal;
+use bursar_core::scaling::{Behavior, RequestSignal};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
@@ -20,7 +20,7 @@ fn overloaded(busy: [u64; 5]) -> Model {
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_mins(10),
         drain_timeout: SignedDuration::from_mins(10),
         ..service()
@@ -121,7 +121,9 @@ fn an_unready_replica_drains_until_its_work_ends_or_the_timeout_has_passed() {
             ..unready(name)
         };
         let gone = ["two", "three", "four"].map(|name| Event::Pod(name.into(), None));
-        tell(&mut model, 99, gone);
+        tell(&mut model, 30, gone);
+        // the window is over
+        tell(&mut model, 99, []);
         let events = [replicas(2), shown(drains("five"))];
         tell(&mut model, 100, events);
         if stale {

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use super::super::event::{Event, Key, Node, PodShape, Service};
 use super::*;
 use crate::pricing::PricingAttributes;
-use crate::scaling::{Activation, RequestSignal};
+use crate::scaling::{Activation, Behavior, RequestSignal};
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -46,8 +46,10 @@ fn service(namespace: &str, selector: BTreeMap<String, String>) -> Event {
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_secs(600),
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
         paused: false,
         activation: Activation::OnDemand,

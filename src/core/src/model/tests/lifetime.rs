@@ -10,7 +10,7 @@ use super::*;
 use crate::budget::OnExhausted;
 use crate::calendar::Period;
 use crate::ledger::LinearSpend;
-use crate::scaling::{Activation, RequestSignal};
+use crate::scaling::{Activation, Behavior, RequestSignal};
 
 fn key() -> Key {
     Key::new("team", "chat")
@@ -28,8 +28,10 @@ fn service(created: i64) -> Service {
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_secs(600),
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
         paused: false,
         activation: Activation::OnDemand,

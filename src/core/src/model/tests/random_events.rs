@@ -24,7 +24,10 @@ use crate::placement::{Placement, Taint, TaintEffect, Toleration};
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use crate::scaling::{Activation, GrowthRule, LearnedThroughput, Milli, RequestSignal};
+use crate::scaling::{
+    Activation, Behavior, Cron, GrowthRule, LearnedThroughput, Milli, Panic, PolicyAmount,
+    RequestSignal, ScalingPolicy, ScalingRules, Schedule, ScheduleEnd, SelectPolicy, SignalFailure,
+};
 
 pub(super) const NAMESPACES: [&str; 2] = ["blue", "green"];
 const GPU: &str = "nvidia.com/gpu";
@@ -187,6 +190,61 @@ fn more(rng: &Rng) -> Rng {
     Rng::with_seed(!rng.clone().u64(..))
 }
 
+/// Half of all services have the default with this window.
+fn behavior(rng: &mut Rng, window: SignedDuration) -> Behavior {
+    let mut behavior = Behavior::with_scale_down_window(Some(window));
+    if rng.bool() {
+        return behavior;
+    }
+    let rules = |rng: &mut Rng| ScalingRules {
+        window: Some(SignedDuration::from_secs(rng.i64(0..60))),
+        policies: (0..rng.usize(0..3))
+            .map(|_| ScalingPolicy {
+                amount: match rng.bool() {
+                    true => PolicyAmount::Pods(rng.u32(1..3)),
+                    false => PolicyAmount::Percent(rng.u32(1..120)),
+                },
+                period: SignedDuration::from_secs(rng.i64(1..120)),
+            })
+            .collect(),
+        select: match rng.u8(0..8) {
+            0 => SelectPolicy::Disabled,
+            1..=3 => SelectPolicy::Min,
+            _ => SelectPolicy::Max,
+        },
+        tolerance: Milli(rng.u64(0..500) * u64::from(rng.bool())),
+    };
+    behavior.scale_up = rules(rng);
+    behavior.scale_down = rules(rng);
+    behavior.panic = rng.bool().then(|| Panic {
+        threshold_percent: rng.u32(110..400),
+        window: SignedDuration::from_secs(rng.i64(0..90)),
+    });
+    behavior
+}
+
+/// Schedules that change within minutes.
+fn schedules(rng: &mut Rng) -> Vec<Schedule> {
+    let schedule = |number: usize, rng: &mut Rng| Schedule {
+        name: format!("schedule{number}"),
+        start: Cron::parse(
+            rng.choice(["*/2 * * * *", "*/3 * * * *", "0 0 * * *"])
+                .unwrap(),
+        )
+        .unwrap(),
+        end: match rng.bool() {
+            true => ScheduleEnd::After(SignedDuration::from_secs(rng.i64(1..180))),
+            false => ScheduleEnd::At(Cron::parse("1-59/2 * * * *").unwrap()),
+        },
+        zone: None,
+        min: rng.bool().then(|| rng.u32(0..4)),
+        max: rng.bool().then(|| rng.u32(0..6)),
+    };
+    (0..rng.usize(0..3))
+        .map(|number| schedule(number, rng))
+        .collect()
+}
+
 fn service(rng: &mut Rng, now: Timestamp) -> Service {
     let max = rng.u32(1..6);
     Service {
@@ -214,8 +272,19 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
             false => GrowthRule::Target,
         },
         learned: learned(rng),
-        window: Some(SignedDuration::from_secs(rng.i64(0..60))),
+        behavior: {
+            let window = SignedDuration::from_secs(rng.i64(0..60));
+            behavior(&mut more(rng), window)
+        },
         idle_after: SignedDuration::from_secs(rng.i64(1..120)),
+        schedules: schedules(&mut more(rng)),
+        on_signal_failure: match more(rng).u8(0..3) {
+            0 => SignalFailure::Replicas {
+                replicas: more(rng).u32(0..6),
+                after: SignedDuration::from_secs(more(rng).i64(0..120)),
+            },
+            _ => SignalFailure::Hold,
+        },
         drain_timeout: SignedDuration::from_secs(rng.i64(0..60)),
         paused: rng.u8(0..8) == 0,
         activation: if rng.u8(0..6) == 0 {

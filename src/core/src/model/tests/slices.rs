@@ -12,7 +12,7 @@ use super::settle;
 use crate::budget::{EVICTION_NOTICE, OnExhausted, Unmanaged};
 use crate::calendar::Period;
 use crate::plan::decide;
-use crate::scaling::{Activation, RequestSignal};
+use crate::scaling::{Activation, Behavior, RequestSignal};
 
 fn service(min: u32) -> Service {
     Service {
@@ -26,8 +26,10 @@ fn service(min: u32) -> Service {
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(SignedDuration::from_secs(60)),
+        behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),
         idle_after: SignedDuration::from_mins(10),
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_mins(1),
         paused: false,
         activation: Activation::OnDemand,

@@ -18,7 +18,7 @@ use crate::money::Money;
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use crate::scaling::{Activation, RequestSignal};
+use crate::scaling::{Activation, Behavior, RequestSignal};
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -98,8 +98,10 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
         signals: vec![],
         growth: Default::default(),
         learned: None,
-        window: Some(seconds(60)),
+        behavior: Behavior::with_scale_down_window(Some(seconds(60))),
         idle_after: seconds(600),
+        schedules: vec![],
+        on_signal_failure: Default::default(),
         drain_timeout: seconds(60),
         paused: false,
         activation: Activation::OnDemand,

@@ -1,0 +1,256 @@
+//! How fast replicas follow what is asked for, and what becomes of them while that is not known.
+
+use bursar_core::model::Model;
+use bursar_core::model::event::{Event, Measurement, Service};
+use bursar_core::plan::LimitedBy;
+use bursar_core::scaling::{
+    Milli, Panic, PolicyAmount, RequestSignal, ScalingPolicy, ScalingRules, SelectPolicy,
+    SignalFailure,
+};
+use jiff::tz::TimeZone;
+
+use crate::*;
+
+/// Workers that take jobs from a queue, one each.
+fn workers(behavior: Behavior) -> Service {
+    Service {
+        max: 20,
+        request_signal: RequestSignal::None,
+        signals: vec![("jobs".into(), Milli(1_000))],
+        behavior,
+        ..service()
+    }
+}
+
+fn jobs(number: u32) -> Event {
+    let value = Measurement::Value(Milli::from_units(number));
+    Event::Signal(key(), "jobs".into(), Some(value))
+}
+
+fn failed() -> Event {
+    Event::Signal(
+        key(),
+        "jobs".into(),
+        Some(Measurement::Failed("refused".into())),
+    )
+}
+
+fn pods(pods: u32, seconds: i64) -> ScalingRules {
+    ScalingRules {
+        policies: vec![ScalingPolicy {
+            amount: PolicyAmount::Pods(pods),
+            period: SignedDuration::from_secs(seconds),
+        }],
+        ..ScalingRules::default()
+    }
+}
+
+/// A model and the pods that its orders have made. Each is ready at once.
+struct Cluster {
+    model: Model,
+    pods: BTreeMap<String, Pod>,
+}
+
+impl Cluster {
+    fn new(service: Service) -> Self {
+        let mut model = Model::new(TimeZone::UTC, at(-3600));
+        let start = [Event::Service(key(), Some(service)), replicas(0)];
+        tell(&mut model, 0, start);
+        let pods = BTreeMap::new();
+        Self { model, pods }
+    }
+
+    /// Tells the model of these and carries out what it orders. Returns how many replicas it allows.
+    fn tell(&mut self, second: i64, events: impl IntoIterator<Item = Event>) -> u32 {
+        let mut orders = tell(&mut self.model, second, events).service_orders;
+        let mut count = 0;
+        while let Some(order) = orders.pop() {
+            let known = self.pods.clone();
+            for uid in &order.drain {
+                self.pods.get_mut(&**uid).unwrap().draining_since = Some(at(second));
+            }
+            for uid in &order.remove {
+                self.pods.get_mut(&**uid).unwrap().marked_for_deletion = true;
+            }
+            let wanted = order.replicas.1 as usize;
+            while self.pods.len() > wanted {
+                let leaves = |pod: &Pod| (pod.marked_for_deletion, pod.draining_since.is_some());
+                let (name, _) = self.pods.iter().max_by_key(|(_, pod)| leaves(pod)).unwrap();
+                let name = name.clone();
+                self.pods.remove(&name);
+            }
+            while self.pods.len() < wanted {
+                let name = format!("pod-{second}-{count}-{}", self.pods.len());
+                self.pods.insert(name.clone(), ready_pod(&name, second));
+            }
+            let gone = known.keys().filter(|name| !self.pods.contains_key(*name));
+            let gone = gone.map(|name| Event::Pod(name.as_str().into(), None));
+            let there = self.pods.iter();
+            let there = there.map(|(name, pod)| (name.as_str(), Box::new(pod.clone())));
+            let there = there.map(|(name, pod)| Event::Pod(name.into(), Some(pod)));
+            let events = [replicas(order.replicas.1)]
+                .into_iter()
+                .chain(gone)
+                .chain(there);
+            let events: Vec<Event> = events.collect();
+            orders = tell(&mut self.model, second, events).service_orders;
+            count += 1;
+            assert!(count < 20, "it does not settle: {orders:?}");
+        }
+        self.model.service(&key()).unwrap().decision.allowed
+    }
+}
+
+fn reason(cluster: &Cluster) -> (Option<LimitedBy>, String) {
+    let decision = cluster.model.service(&key()).unwrap().decision;
+    (decision.limited_by, decision.reason.clone())
+}
+
+#[test]
+fn without_a_policy_a_jump_is_followed_at_once() {
+    let mut cluster = Cluster::new(workers(Behavior::default()));
+    assert_eq!(cluster.tell(1, [jobs(15)]), 15);
+}
+
+#[test]
+fn policies_limit_each_period_and_not_the_first_replica() {
+    let mut cluster = Cluster::new(workers(Behavior {
+        scale_up: pods(2, 60),
+        ..Behavior::default()
+    }));
+    assert_eq!(cluster.tell(1, [jobs(9)]), 2);
+    let (limited_by, why) = reason(&cluster);
+    assert_eq!(limited_by, Some(LimitedBy::ScalingPolicy));
+    assert_eq!(
+        why,
+        "jobs 9 / target 1 = 9; scaleUp policy Pods 2 in 60 s, from 0: 2 now"
+    );
+    assert_eq!(cluster.tell(60, []), 2);
+    assert_eq!(cluster.tell(61, []), 4, "nothing but time has passed");
+    assert_eq!(cluster.tell(121, []), 6);
+
+    let mut disabled = Cluster::new(workers(Behavior {
+        scale_up: ScalingRules {
+            select: SelectPolicy::Disabled,
+            ..pods(5, 60)
+        },
+        ..Behavior::default()
+    }));
+    assert_eq!(disabled.tell(1, [jobs(9)]), 1);
+    assert_eq!(disabled.tell(900, [jobs(10)]), 1);
+}
+
+#[test]
+fn scale_down_waits_for_its_window_and_goes_by_its_policies() {
+    let mut rules = pods(1, 100);
+    rules.window = Some(SignedDuration::from_secs(30));
+    let mut cluster = Cluster::new(workers(Behavior {
+        scale_down: rules,
+        ..Behavior::default()
+    }));
+    assert_eq!(cluster.tell(1, [jobs(6)]), 6);
+    // six were asked for until then, though nothing was read meanwhile
+    assert_eq!(cluster.tell(600, [jobs(3)]), 6);
+    assert_eq!(reason(&cluster).0, Some(LimitedBy::Stabilization));
+    assert_eq!(cluster.tell(629, []), 6);
+    assert_eq!(cluster.tell(630, []), 5);
+    assert_eq!(reason(&cluster).0, Some(LimitedBy::ScalingPolicy));
+    assert_eq!(cluster.tell(729, []), 5);
+    assert_eq!(cluster.tell(730, []), 4);
+    // a lower maximum counts at once
+    let mut lower = workers(Behavior {
+        scale_down: pods(1, 100),
+        ..Behavior::default()
+    });
+    lower.max = 1;
+    assert_eq!(cluster.tell(731, [Event::Service(key(), Some(lower))]), 1);
+}
+
+#[test]
+fn a_higher_number_waits_for_its_window_and_the_first_replica_does_not() {
+    let mut cluster = Cluster::new(workers(Behavior {
+        scale_up: ScalingRules {
+            window: Some(SignedDuration::from_secs(60)),
+            ..ScalingRules::default()
+        },
+        ..Behavior::default()
+    }));
+    cluster.tell(1, [jobs(0)]);
+    assert_eq!(cluster.tell(100, [jobs(5)]), 1);
+    assert_eq!(cluster.tell(159, []), 1);
+    assert_eq!(cluster.tell(160, []), 5);
+    let (_, why) = reason(&cluster);
+    assert_eq!(why, "jobs 5 / target 1 = 5");
+}
+
+#[test]
+fn small_differences_are_tolerated() {
+    let mut behavior = Behavior::default();
+    behavior.scale_up.tolerance = Milli(200);
+    let mut cluster = Cluster::new(workers(behavior));
+    assert_eq!(cluster.tell(1, [jobs(10)]), 10);
+    assert_eq!(cluster.tell(2, [jobs(12)]), 10);
+    let (_, why) = reason(&cluster);
+    assert_eq!(
+        why,
+        "jobs 12 / target 1 = 12; 10 are within the tolerance 0.2"
+    );
+    assert_eq!(cluster.tell(3, [jobs(13)]), 13);
+}
+
+#[test]
+fn a_burst_is_limited_by_no_policy_and_nothing_leaves_for_a_while_after_it() {
+    let mut down = pods(20, 10);
+    down.window = Some(SignedDuration::ZERO);
+    let mut cluster = Cluster::new(workers(Behavior {
+        scale_up: pods(1, 60),
+        scale_down: down,
+        panic: Some(Panic {
+            threshold_percent: 200,
+            window: SignedDuration::from_secs(90),
+        }),
+    }));
+    assert_eq!(cluster.tell(1, [jobs(1)]), 1);
+    assert_eq!(cluster.tell(500, [jobs(8)]), 8, "more than twice as many");
+    assert_eq!(cluster.tell(520, [jobs(2)]), 8);
+    assert_eq!(reason(&cluster).0, Some(LimitedBy::Stabilization));
+    assert_eq!(cluster.tell(589, []), 8);
+    assert_eq!(cluster.tell(590, []), 2);
+    assert_eq!(cluster.tell(700, [jobs(3)]), 3);
+}
+
+#[test]
+fn a_demand_that_is_not_known_for_long_has_the_replicas_that_were_stated() {
+    let mut service = workers(Behavior::default());
+    service.on_signal_failure = SignalFailure::Replicas {
+        replicas: 4,
+        after: SignedDuration::from_secs(300),
+    };
+    service.signals.push(("lag".into(), Milli(1_000)));
+    let lag = |value: u32| {
+        let value = Measurement::Value(Milli::from_units(value));
+        Event::Signal(key(), "lag".into(), Some(value))
+    };
+    let mut cluster = Cluster::new(service);
+    assert_eq!(cluster.tell(1, [jobs(9), lag(0)]), 9);
+    assert_eq!(cluster.tell(1000, [failed()]), 9);
+    assert_eq!(cluster.tell(1299, []), 9);
+    assert_eq!(cluster.tell(1300, []), 4);
+    let (limited_by, why) = reason(&cluster);
+    assert_eq!(limited_by, Some(LimitedBy::Signal));
+    let since = at(1000);
+    let expected =
+        format!("demand unknown since {since} (signal jobs: refused): onSignalFailure asks for 4");
+    assert!(why.ends_with(&expected), "{why}");
+    assert_eq!(
+        cluster.tell(1301, [lag(6)]),
+        6,
+        "what is known asks for more"
+    );
+    assert_eq!(cluster.tell(1400, [jobs(7)]), 7, "it is known again");
+    assert_eq!(
+        cluster.tell(1500, [failed()]),
+        7,
+        "and the time begins anew"
+    );
+}
