@@ -2,7 +2,9 @@
 
 use bursar_core::model::DEFAULT_WEIGHT;
 use bursar_core::plan::LimitedBy;
-use bursar_core::scaling::{GrowthRule, LearnedThroughput, Milli, RequestSignal};
+use bursar_core::scaling::{
+    GrowthRule, LearnedThroughput, Milli, RequestSignal, Schedule, SignalFailure,
+};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -16,6 +18,10 @@ use crate::engine::{self, Engine, EngineSettings};
 use crate::lenient::Validate;
 use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 use crate::revenue::Revenue;
+use crate::scaling::{
+    Behavior, MAX_SCHEDULES, OnSignalFailure, SCHEDULE_NAMES_MESSAGE, SCHEDULE_NAMES_RULE,
+    ScheduleSpec, schedules_to_core,
+};
 use crate::signal::{MAX_SIGNALS, NAMES_MESSAGE, NAMES_RULE, SignalSpec, SignalStatus, SignalType};
 use crate::spend::SpendSummary;
 use crate::template;
@@ -166,6 +172,14 @@ pub struct Scaling {
     /// How fast replicas follow, in the words of HorizontalPodAutoscaler v2.
     #[serde(default)]
     pub behavior: Behavior,
+    /// Bounds that hold at times, in addition to `minReplicas` and `maxReplicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_SCHEDULES))]
+    #[x_kube(validation = Rule::new(SCHEDULE_NAMES_RULE).message(SCHEDULE_NAMES_MESSAGE))]
+    pub schedules: Vec<ScheduleSpec>,
+    /// What becomes of the replicas while a part of the demand is not known.
+    #[serde(default)]
+    pub on_signal_failure: OnSignalFailure,
     /// When nothing is to do.
     #[serde(default)]
     pub idle: Idle,
@@ -180,6 +194,8 @@ impl Default for Scaling {
             signals: default_signals(),
             growth: Growth::default(),
             behavior: Behavior::default(),
+            schedules: Vec::new(),
+            on_signal_failure: OnSignalFailure::default(),
             idle: Idle::default(),
             paused: false,
         }
@@ -205,25 +221,6 @@ impl From<Growth> for GrowthRule {
             Growth::Target => Self::Target,
         }
     }
-}
-
-/// How fast replicas follow.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Behavior {
-    /// How fast they follow a lower number.
-    pub scale_down: ScaleDown,
-}
-
-/// How fast replicas follow a lower number.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ScaleDown {
-    /// A lower number is followed once no higher one was asked for in this many seconds. Without it:
-    /// 300, and where growth is learned the time of a start, from 60 to 300.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self >= 0 && self <= 3600").message("stabilizationWindowSeconds must be between 0 and 3600"))]
-    pub stabilization_window_seconds: Option<i32>,
 }
 
 /// When nothing is to do.
@@ -518,8 +515,12 @@ pub struct Settings {
     pub signals: Vec<(String, Milli)>,
     /// `scaling.growth`.
     pub growth: GrowthRule,
-    /// Stabilization window.
-    pub window: Option<SignedDuration>,
+    /// `scaling.behavior`.
+    pub behavior: bursar_core::scaling::Behavior,
+    /// `scaling.schedules`.
+    pub schedules: Vec<Schedule>,
+    /// `scaling.onSignalFailure`.
+    pub on_signal_failure: SignalFailure,
     /// `scaling.idle.after`.
     pub idle_after: SignedDuration,
     /// `drain.timeout`.
@@ -599,18 +600,18 @@ impl InferenceDeploymentSpec {
         let count = |field: &str, number: i32| {
             u32::try_from(number).map_err(|_| FieldError::new(field, "must not be negative"))
         };
-        let window = self
-            .scaling
-            .behavior
-            .scale_down
-            .stabilization_window_seconds;
+        let scaling = &self.scaling;
         Ok(Settings {
             min: count("spec.minReplicas", self.min_replicas)?,
             max: count("spec.maxReplicas", self.max_replicas)?,
             request_signal: self.request_signal()?,
             signals: self.measured_signals()?,
             growth: self.scaling.growth.into(),
-            window: window.map(|seconds| SignedDuration::from_secs(i64::from(seconds))),
+            behavior: scaling.behavior.to_core("spec.scaling.behavior")?,
+            schedules: schedules_to_core("spec.scaling.schedules", &scaling.schedules)?,
+            on_signal_failure: scaling
+                .on_signal_failure
+                .to_core("spec.scaling.onSignalFailure")?,
             idle_after: quantities::duration("spec.scaling.idle.after", &self.scaling.idle.after)?,
             drain_timeout: quantities::duration("spec.drain.timeout", &self.drain.timeout)?,
             hold_timeout: quantities::duration(

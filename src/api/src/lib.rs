@@ -45,6 +45,7 @@ pub mod pause;
 pub mod prices;
 pub mod quantities;
 pub mod revenue;
+pub mod scaling;
 pub mod signal;
 pub mod spend;
 pub mod template;

@@ -95,10 +95,13 @@ fn scaling_cause(grows: bool, limited_by: Option<LimitedBy>) -> &'static str {
         (true, Some(LimitedBy::Budget)) => "more demand, as far as budgets allow",
         (true, Some(LimitedBy::PriceUnknown)) => "more demand, as far as prices are known",
         (true, Some(LimitedBy::Signal)) => "more demand, as far as signals can be read",
+        (true, Some(LimitedBy::ScalingPolicy)) => "more demand, as far as scaling policies allow",
         (_, Some(LimitedBy::MinReplicas)) => "minReplicas",
+        (_, Some(LimitedBy::Schedule)) => "a schedule",
         (false, Some(LimitedBy::MaxReplicas)) => "maxReplicas",
         (true, Some(_)) => "more demand; see limitedBy",
         (false, None) => "less demand",
+        (false, Some(LimitedBy::ScalingPolicy)) => "less demand, as far as scaling policies allow",
         (false, Some(LimitedBy::Stabilization)) => "less demand, after its stabilization window",
         (false, Some(_)) => "less demand; see limitedBy",
     }

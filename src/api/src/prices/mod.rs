@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::quantities::{AMOUNT_MESSAGE, AMOUNT_RULE};
 
 pub use effective::EffectivePrices;
+pub(crate) use power::zone_rule;
 pub use power::{Carbon, Day, Power, RegionCarbon, Tariff, TariffPeriod};
 
 /// The prices of GPUs, nodes, storage, electricity and people, in one currency. All lists together

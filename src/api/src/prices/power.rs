@@ -132,7 +132,7 @@ pub struct RegionCarbon {
 }
 
 /// CEL: the name of a time zone. The list is that of the database which Bursar is built with.
-fn zone_rule() -> &'static str {
+pub(crate) fn zone_rule() -> &'static str {
     static RULE: LazyLock<String> = LazyLock::new(|| {
         let zones: Vec<String> = jiff::tz::db()
             .available()

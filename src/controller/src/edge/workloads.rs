@@ -65,7 +65,9 @@ impl WorkloadReader<'_> {
                 .as_ref()
                 .and_then(|status| status.learned)
                 .and_then(LearnedStatus::throughput),
-            window: settings.window,
+            behavior: settings.behavior,
+            schedules: settings.schedules,
+            on_signal_failure: settings.on_signal_failure,
             idle_after: settings.idle_after,
             drain_timeout: settings.drain_timeout,
             // what demand makes of a service that cannot be read now is not known
