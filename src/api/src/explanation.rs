@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn names_on_the_wire_stay() {
         let explanation = Explanation {
-            services: vec![ServiceExplanation::default()],
+            services: vec![ServiceExplanation {
+                signals: vec![SignalExplanation::default()],
+                ..ServiceExplanation::default()
+            }],
             jobs: vec![JobExplanation::default()],
             budgets: vec![BudgetExplanation::default()],
             ..Explanation::default()
@@ -202,7 +205,11 @@ mod tests {
         assert_eq!(keys(&value), "at budgets jobs nextLook paused services");
         assert_eq!(
             keys(&value["services"][0]),
-            "activeAt allowed asked current desired held limitedBy name queueDepth reason replicaRatePerHour replicaReserve target"
+            "activeAt allowed asked current desired held limitedBy name queueDepth reason replicaRatePerHour replicaReserve signals target"
+        );
+        assert_eq!(
+            keys(&value["services"][0]["signals"][0]),
+            "error name replicas target value"
         );
         assert_eq!(
             keys(&value["jobs"][0]),

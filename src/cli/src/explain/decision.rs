@@ -319,7 +319,7 @@ budget/team
         chat["queueDepth"] = Value::Null;
         let text = described(ObjectKind::Service, "chat", decision);
         assert!(text.contains("unknown: no PriceList"), "{text}");
-        assert!(text.contains("unknown: the engine's metrics"), "{text}");
+        assert!(text.contains("unknown: the demand"), "{text}");
     }
 
     #[test]
