@@ -59,12 +59,11 @@ pub struct SignalSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: Option<String>,
-    /// How much of it one replica should carry, above 0. Of type Engine: requests waiting, running and
+    /// How much of it one replica should carry, at least 1m. Of type Engine: requests waiting, running and
     /// held, a whole number, 8 without it. Of other types also a quantity such as "500m" or "1.5".
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 1000000000 \
-        : size(self) <= 32 && isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0 && quantity(self).compareTo(quantity('1G')) <= 0")
-        .message("target must be at least 1m and at most 1G: a number, or a quantity such as \"500m\""))]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0")
+        .message("target must be at least 1m: a number, or a quantity such as \"500m\""))]
     pub target: Option<IntOrString>,
     /// How often it is read, from 1s to 1h; 5s without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -389,10 +388,9 @@ impl SignalSpec {
             Some(IntOrString::String(text)) => {
                 let nanos = quantities::nanos(&Quantity(text.clone()));
                 let nanos = nanos.map_err(|error| refuse(&error))?;
-                let milli = u64::try_from(nanos.div_euclid(1_000_000)).unwrap_or(0);
-                match milli {
-                    0 => Err(refuse(&"must be at least 1m, a thousandth")),
-                    milli => Ok(Milli(milli)),
+                match nanos.div_euclid(1_000_000) {
+                    ..=0 => Err(refuse(&"must be at least 1m, a thousandth")),
+                    milli => Ok(Milli(u64::try_from(milli).unwrap_or(u64::MAX))),
                 }
             }
         }
