@@ -16,7 +16,7 @@ use crate::schedule::{Limits, Outcome, Schedule, Settings, TargetId};
 const POLL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A read counts as in flight for at least so long: with [`POLL_LIMITS`] that bounds how many are made a
-/// second, 160 for a namespace and 1,280 in all, however fast servers answer.
+/// second, 240 for a namespace and 1,920 in all, however fast servers answer.
 const SHORTEST_READ: Duration = Duration::from_millis(200);
 
 /// Reads in flight: few servers are asked by many services, and none of a tenant's takes those of
@@ -384,7 +384,7 @@ mod tests {
         let log = Log::default();
         run(polls, &log, 30).await;
         let reads = log.borrow().len();
-        assert!((2_000..=30 * 165).contains(&reads), "{reads} in 30 s");
+        assert!((2_000..=30 * 245).contains(&reads), "{reads} in 30 s");
     }
 
     #[tokio::test(start_paused = true)]

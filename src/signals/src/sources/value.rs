@@ -74,7 +74,7 @@ mod tests {
             ("-inf", "infinite"),
             ("-1", "negative"),
             ("1e16", "more than"),
-            ("many", "`many`"),
+            ("many", "a text of 4 characters"),
             ("", "no number"),
             (" 1", "no number"),
             ("0x10", "no number"),
