@@ -15,7 +15,6 @@ mod observability;
 mod priorities;
 mod requests;
 mod roles;
-mod signals;
 mod status_writes;
 mod waiting;
 
@@ -255,16 +254,6 @@ fn waiting() -> Vec<Scenario> {
             "a_budget_evicts_pods_of_others_after_a_warning_and_as_disruption_budgets_allow",
             10,
             evictions::evicts_pods_of_others,
-        ),
-        Scenario::new(
-            "a_redis_list_starts_and_ends_workers_without_a_request",
-            4,
-            signals::a_list_starts_and_ends_workers,
-        ),
-        Scenario::new(
-            "every_source_of_signals_starts_and_ends_workers",
-            6,
-            signals::every_source_starts_and_ends_workers,
         ),
         Scenario::new(
             "without_gateways_nothing_is_written_again_and_again",
