@@ -52,6 +52,24 @@ fn model(nodes: &[(&str, i64)]) -> Model {
     model
 }
 
+/// A gang of these roles that was made at a second and may run.
+fn new_job(second: i64, roles: Vec<Role>) -> Job {
+    Job {
+        created: at(second),
+        priority: 0,
+        cluster_priority: 0,
+        preemption_allowed: true,
+        suspend: false,
+        paused: false,
+        seed: 1,
+        restarts: 3,
+        restart_count: 0,
+        ended_well: Default::default(),
+        success_roles: Default::default(),
+        roles,
+    }
+}
+
 /// A gang of workers with so many GPUs of a product each, made at a second.
 fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&str, u32, u32)) {
     let mut worker = PodShape {
@@ -66,25 +84,13 @@ fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&s
     if !product.is_empty() {
         worker.node_selector = [(PRODUCT.to_owned(), product.to_owned())].into();
     }
-    let job = Job {
-        created: at(second),
-        priority: 0,
-        cluster_priority: 0,
-        preemption_allowed: true,
-        suspend: false,
-        paused: false,
-        seed: 1,
-        restarts: 3,
-        restart_count: 0,
-        ended_well: Default::default(),
-        success_roles: Default::default(),
-        roles: vec![Role {
-            name: "".into(),
-            replicas: workers,
-            worker: Arc::new(worker),
-            grace_seconds: 30,
-        }],
+    let role = Role {
+        name: "".into(),
+        replicas: workers,
+        worker: Arc::new(worker),
+        grace_seconds: 30,
     };
+    let job = new_job(second, vec![role]);
     model.apply(Event::Job(Key::new("lab", name), Some(job)), at(second));
 }
 
@@ -216,20 +222,7 @@ fn a_role_without_gpus_is_paid_with_nothing_and_placed_where_no_gpu_is() {
         };
         vec![role("launcher", launcher), role("worker", worker)]
     };
-    let spec = |cpu| Job {
-        created: at(1),
-        priority: 0,
-        cluster_priority: 0,
-        preemption_allowed: true,
-        suspend: false,
-        paused: false,
-        seed: 1,
-        restarts: 3,
-        restart_count: 0,
-        ended_well: Default::default(),
-        success_roles: Default::default(),
-        roles: launched(cpu),
-    };
+    let spec = |cpu| new_job(1, launched(cpu));
     model.apply(Event::Job(key.clone(), Some(spec(5000))), at(2));
     let limits_before = limits(&mut model, 2);
     assert_eq!(limits_before, named([("a", Some(LimitedBy::Capacity))]));

@@ -1,19 +1,17 @@
 //! A TrainingJob with a launcher: what its pods mount is there before they are, and its end is the launcher's.
 
 use bursar_api::TrainingJob;
-use bursar_api::names::ROLE_LABEL;
 use bursar_api::training::JobPhase;
 use bursar_apitest::faults::Faults;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::sweep::{Stage, every_crash};
-use crate::pod;
 
 fn launched(framework: &str) -> Value {
     let container = |limits: Value| json!({"name": "c", "image": "engine", "command": ["mpirun", "train"], "resources": {"limits": limits}});
@@ -36,14 +34,7 @@ async fn running() -> Stage {
 
 /// Pods of the launcher and of the workers that run.
 fn workers(stage: &Stage) -> (usize, usize) {
-    let count = |role: &str| {
-        let works = |pod: &&Pod| pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
-        let pods = stage.world.pods();
-        let of_role = pods.iter().filter(works);
-        of_role
-            .filter(|pod| pod.labels()[ROLE_LABEL] == role)
-            .count()
-    };
+    let count = |role| stage.running_workers(role);
     (count("launcher"), count("worker"))
 }
 

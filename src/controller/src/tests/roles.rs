@@ -1,13 +1,11 @@
 //! A TrainingJob of two roles: both run or none, and what becomes of one when the other has ended.
 
 use bursar_api::TrainingJob;
-use bursar_api::names::ROLE_LABEL;
 use bursar_api::training::{JobPhase, RoleStatus, Workers};
 use bursar_apitest::faults::Faults;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -15,7 +13,6 @@ use serde_json::{Value, json};
 use super::leader::{Leader, View};
 use super::sweep::{Stage, every_crash};
 use super::world::{NAMESPACE, OPERATOR};
-use crate::pod;
 
 /// Two masters and three workers.
 fn gang() -> Value {
@@ -37,13 +34,7 @@ async fn running_gang() -> Stage {
 
 /// Workers of each role that run.
 fn workers(stage: &Stage) -> (usize, usize) {
-    let count = |role: &str| {
-        let works = |pod: &&Pod| pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
-        let pods = stage.world.pods();
-        let of_role = pods.iter().filter(works);
-        let of_role = of_role.filter(|pod| pod.labels()[ROLE_LABEL] == role);
-        of_role.count()
-    };
+    let count = |role| stage.running_workers(role);
     (count("master"), count("worker"))
 }
 

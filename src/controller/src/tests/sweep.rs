@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bursar_api::names::SPEND_FINALIZER;
+use bursar_api::names::{ROLE_LABEL, SPEND_FINALIZER};
 use bursar_apitest::faults::{CrashPoint, Faults};
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::Pod;
@@ -44,6 +44,15 @@ impl Stage {
             views: VecDeque::new(),
             crashes: 0,
         }
+    }
+
+    /// Workers of a role that run.
+    pub(super) fn running_workers(&self, role: &str) -> usize {
+        let works = |pod: &&Pod| pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
+        let pods = self.world.pods();
+        let of_role = pods.iter().filter(works);
+        let of_role = of_role.filter(|pod| pod.labels()[ROLE_LABEL] == role);
+        of_role.count()
     }
 
     /// Seconds pass; the controller looks once in each. When it dies, another takes over, with caches that lag behind.
