@@ -61,7 +61,7 @@ impl SignalReads {
             name: id.service.clone(),
         };
         // nothing comes back that was read of a signal before it was edited or went
-        self.targets.if_current(id, &read.source, || {
+        self.targets.if_current(&key, &id.signal, &read.source, || {
             let change = self
                 .readings
                 .record(&key, &id.signal, read.result.clone(), now);

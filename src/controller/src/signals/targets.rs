@@ -101,14 +101,16 @@ impl SignalTargets {
     }
 
     /// Does this if the service still names this signal with this source. It does not change meanwhile.
-    pub(super) fn if_current(&self, id: &SignalId, source: &Source, act: impl FnOnce()) {
-        let key = Key {
-            namespace: id.namespace.clone(),
-            name: id.service.clone(),
-        };
+    pub(super) fn if_current(
+        &self,
+        service: &Key,
+        signal: &Name,
+        source: &Source,
+        act: impl FnOnce(),
+    ) {
         let state = lock(&self.state);
-        let known = state.services.get(&key);
-        let poll = known.and_then(|known| known.polls.get(&id.signal));
+        let known = state.services.get(service);
+        let poll = known.and_then(|known| known.polls.get(signal));
         if poll.is_some_and(|poll| poll.source == *source) {
             act();
         }
