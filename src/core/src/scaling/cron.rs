@@ -51,9 +51,9 @@ pub struct Cron {
     days: u64,
     months: u64,
     weekdays: u64,
-    /// Its day of the month is `*`.
+    /// Its day of the month is any.
     any_day: bool,
-    /// Its day of the week is `*`.
+    /// Its day of the week is any.
     any_weekday: bool,
 }
 
@@ -79,8 +79,8 @@ impl Cron {
             days: Field::new("day of the month", 1, 31, &[]).parse(day)?,
             months: Field::new("month", 1, 12, &MONTHS).parse(month)?,
             weekdays: weekdays & 0x7f | weekdays >> 7,
-            any_day: day == "*",
-            any_weekday: weekday == "*",
+            any_day: is_any(day),
+            any_weekday: is_any(weekday),
         };
         let is_possible = !cron.any_weekday || {
             let longest = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
@@ -148,6 +148,11 @@ impl Cron {
             minutes.map(move |minute| hour * 60 + minute)
         })
     }
+}
+
+/// Whether one part of a field's list is `*`, or `*/1`, which is the same.
+fn is_any(field: &str) -> bool {
+    field.split(',').any(|part| matches!(part, "*" | "*/1"))
 }
 
 fn minute_of_day(clock: DateTime) -> u16 {
@@ -292,6 +297,17 @@ mod tests {
             ),
             // either of the days is enough
             ("0 0 13 * 5", "2026-11-27T00:00:00Z", "2026-12-04T00:00:00Z"),
+            (
+                "0 0 13 * */2",
+                "2026-11-28T00:00:00Z",
+                "2026-11-29T00:00:00Z",
+            ),
+            // where one of them is any, the other one decides
+            (
+                "0 8 */1 * 1-5",
+                "2026-11-27T08:00:00Z",
+                "2026-11-30T08:00:00Z",
+            ),
             (
                 "0 0 1 jan *",
                 "2026-01-01T00:00:00Z",
