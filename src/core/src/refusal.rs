@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// The reason for refusing a request.
 ///
-/// The controller decides the first five, before the request comes, and writes them into the service's status; the gateway
+/// The controller decides the first six, before the request comes, and writes them into the service's status; the gateway
 /// decides the others. Only the gateway knows how a reason looks in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefusalReason {
@@ -19,6 +19,8 @@ pub enum RefusalReason {
     ActivationNever,
     /// The service has no replica and is paused, alone or with its namespace or the cluster.
     ScalingPaused,
+    /// The service has no replica, and a schedule lets it have none.
+    ScheduledToZero,
     /// The hold queue of the service is full.
     QueueFull,
     /// No replica was ready within `activation.holdTimeout`.
@@ -50,12 +52,13 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BudgetExhausted,
         Self::PriceUnknown,
         Self::StartFailed,
         Self::ActivationNever,
         Self::ScalingPaused,
+        Self::ScheduledToZero,
         Self::QueueFull,
         Self::HoldTimeout,
         Self::ServiceDeleted,
@@ -79,6 +82,7 @@ impl RefusalReason {
             Self::StartFailed => "StartFailed",
             Self::ActivationNever => "ActivationNever",
             Self::ScalingPaused => "ScalingPaused",
+            Self::ScheduledToZero => "ScheduledToZero",
             Self::QueueFull => "QueueFull",
             Self::HoldTimeout => "HoldTimeout",
             Self::ServiceDeleted => "ServiceDeleted",

@@ -49,6 +49,7 @@ impl HttpForm {
             RefusalReason::StartFailed => unavailable("start_failed", 10, "start_failed"),
             RefusalReason::ActivationNever => unavailable("service_unavailable", 60, "stopped"),
             RefusalReason::ScalingPaused => unavailable("service_paused", 10, "stopped"),
+            RefusalReason::ScheduledToZero => unavailable("service_unavailable", 60, "stopped"),
             RefusalReason::NoModelNeeded => unavailable("no_replica", 10, "no_replica"),
             RefusalReason::QueueFull => unavailable("queue_full", 5, "queue_full"),
             RefusalReason::CallerNotAllowed => invalid(

@@ -387,6 +387,12 @@ fn refusal(
         let message = "the service is stopped, and its scaling.paused is true";
         return unavailable(RefusalReason::ScalingPaused, message.to_owned(), None);
     }
+    if service.bounds.max == 0 {
+        let schedules = service.bounds.schedules.as_deref().unwrap_or("a schedule");
+        let message = format!("the service is stopped: {schedules}");
+        let retry_at = service.bounds.changes_at;
+        return unavailable(RefusalReason::ScheduledToZero, message, retry_at);
+    }
     let (limit, reason, message, retry_at) = match admission.check(service.running_cost) {
         Ok(()) => return None,
         // it would get the money of those that give way to it

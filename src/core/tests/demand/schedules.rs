@@ -3,6 +3,7 @@
 use bursar_core::model::Model;
 use bursar_core::model::event::{Event, Service};
 use bursar_core::plan::LimitedBy;
+use bursar_core::refusal::RefusalReason;
 use bursar_core::scaling::{Cron, Schedule, ScheduleEnd};
 use jiff::tz::TimeZone;
 
@@ -89,4 +90,25 @@ fn a_larger_minimum_of_the_service_itself_counts_during_a_schedule() {
         decide(&mut model, during).service_orders[0].replicas,
         (1, 4)
     );
+}
+
+#[test]
+fn a_service_that_a_schedule_lets_have_no_replica_refuses_until_it_ends() {
+    let begins = time("2026-11-28T07:00:00Z");
+    let mut service = scheduled();
+    service.min = 0;
+    service.schedules[0].min = None;
+    service.schedules[0].max = Some(0);
+    let mut model = Model::new(TimeZone::UTC, begins);
+    model.apply(Event::Service(key(), Some(service)), begins);
+    model.apply(replicas(0), begins);
+    decide(&mut model, begins);
+    let refusal = model.service(&key()).unwrap().decision.refusal.clone();
+    let refusal = refusal.unwrap();
+    assert_eq!(refusal.reason, RefusalReason::ScheduledToZero);
+    assert_eq!(refusal.retry_at, Some(time("2026-11-28T07:30:00Z")));
+    assert!(refusal.message.contains("schedule morning"), "{refusal:?}");
+    let ends = refusal.retry_at.unwrap();
+    decide(&mut model, ends);
+    assert_eq!(model.service(&key()).unwrap().decision.refusal, None);
 }
