@@ -195,6 +195,25 @@ impl Service {
         others.fold(requests, u32::max)
     }
 
+    /// The replicas that demand needs, unrounded, of which `rounded` were asked for; these where no
+    /// quotient is behind them: growth by what was learned, replicas that do not work.
+    fn unrounded(&self, queue_depth: Option<u64>, rounded: u32) -> Milli {
+        let requests = match (self.request_signal, queue_depth) {
+            (RequestSignal::Target(target), Some(depth)) if self.forecast.is_none() => Milli(
+                depth
+                    .saturating_mul(1000)
+                    .div_ceil(u64::from(target.max(1))),
+            ),
+            _ => Milli(0),
+        };
+        let others = self.signals.iter().map(MeasuredSignal::unrounded);
+        let needed = others.fold(requests, Milli::max);
+        match needed.0.div_ceil(1000) == u64::from(rounded) {
+            true => needed,
+            false => Milli::from_units(rounded),
+        }
+    }
+
     /// Whether its signals other than its requests are known to ask for nothing.
     fn has_no_other_demand(&self) -> bool {
         self.signals.iter().all(MeasuredSignal::is_zero)
@@ -246,13 +265,26 @@ impl Service {
         Some((replicas, since.round(Unit::Second).unwrap_or(since)))
     }
 
+    /// Whether it stands at zero and no request wakes it: how many there are does not matter.
+    fn is_stopped(&self) -> bool {
+        self.current == 0 && self.activation == Activation::Never
+    }
+
+    /// Whether nothing is asked for now, and windows wait: its demand is not followed, or what is not
+    /// known of it might ask for as many replicas as there are.
+    pub(crate) fn holds(&self, recommended: u32, now: Timestamp) -> bool {
+        let is_unknown = self.demand_unknown_since.is_some() && self.fallback(now).is_none();
+        self.paused || is_unknown && recommended <= self.current.max(self.decided)
+    }
+
     /// Why its demand is not known, if it is not.
     pub fn unknown(&self) -> Option<String> {
         let engine = match &self.engine {
             Signal::AtLeast(_, why) => Some(why),
             Signal::Known(_) | Signal::Absent => None,
         };
-        let requests = engine.or(self.unreachable_gateway.as_ref()).cloned();
+        let requests = engine.or(self.unreachable_gateway.as_ref());
+        let requests = requests.filter(|_| !self.is_stopped()).cloned();
         requests.or_else(|| self.signals.iter().find_map(MeasuredSignal::unknown))
     }
 }
@@ -342,7 +374,7 @@ fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, Ch
         };
         return (kept, ChangeLimits::None);
     }
-    let is_stopped = current == 0 && service.activation == Activation::Never;
+    let is_stopped = service.is_stopped();
     if is_stopped && service.signals.is_empty() {
         let reason = "activation.mode is Never".to_owned();
         return (keep_replicas(total, 0, None, reason), ChangeLimits::None);
@@ -357,11 +389,10 @@ fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, Ch
         let (desired, reason, limits) = match fallback {
             Some((replicas, since)) => {
                 let why_so_many = service.why(&sum, known);
-                let desired = carried.max(service.with_broken(replicas));
                 let reason = format!(
                     "{why_so_many}; demand unknown since {since} ({why}): onSignalFailure asks for {replicas}"
                 );
-                (desired, reason, ChangeLimits::Policies)
+                (carried, reason, ChangeLimits::AtLeast(replicas))
             }
             // what is known may add replicas; what is unknown takes none away
             None if carried > held_at => {

@@ -14,7 +14,7 @@ use crate::pricing::EstimateBasis;
 
 use super::capacity::{ClusterCapacity, ReservationOwner};
 use super::claim::{BudgetRank, Claim};
-use super::event::{Key, Name, Owner, Pod, PodShape};
+use super::event::{Deployment, Key, Name, Owner, Pod, PodShape};
 use super::job::JobState;
 use super::namespace::Admission;
 use super::rates::{CachedRate, Estimate, Rates};
@@ -228,6 +228,25 @@ pub(crate) fn drain_replicas<'a>(
             }
         })
         .collect()
+}
+
+/// The replicas of a service that do not leave, by its objects: an order that was not carried out has
+/// changed none.
+pub(crate) fn shown_replicas(
+    deployment: Option<&Deployment>,
+    replicas: &[drain::Replica],
+    pods: &BTreeMap<Name, PodState>,
+) -> u32 {
+    let shown = replicas.iter().filter_map(|replica| {
+        let pod = &pods.get(replica.uid.as_str())?.pod;
+        Some(drain::Replica {
+            draining_since: pod.draining_since,
+            marked_for_deletion: pod.marked_for_deletion,
+            ..replica.clone()
+        })
+    });
+    let shown: Vec<_> = shown.collect();
+    drain::non_draining(deployment.map_or(0, |found| found.replicas), &shown)
 }
 
 impl Model {

@@ -8,7 +8,7 @@ use crate::budget::{BudgetAdmission, RunningCost};
 use crate::drain::{self, DrainInput, RolloutState};
 use crate::limit::LimitedBy;
 use crate::model::claim::{BudgetRank, Part, Workload, kept_before};
-use crate::model::cost::{drain_replicas, is_replica};
+use crate::model::cost::{drain_replicas, is_replica, shown_replicas};
 use crate::model::event::{Key, Name};
 use crate::model::growth;
 use crate::model::namespace::{Admission, PartialPass};
@@ -22,8 +22,8 @@ use crate::plan::service::{
 };
 use crate::pod_set::PodSet;
 use crate::scaling::{
-    DEFAULT_WINDOW, DemandForecast, GrowthRule, History, Service, Signal, Start, StuckRollout,
-    recommend,
+    DEFAULT_WINDOW, DemandForecast, GrowthRule, History, ReplicaLog, Service, Signal, Start,
+    StuckRollout, recommend,
 };
 
 /// What of a service is decided next.
@@ -264,7 +264,10 @@ fn decide_service(
     }
     let history = state.history.get_or_insert_with(History::default);
     let windows = (service.window, service.behavior.scale_up_window());
-    history.record(decision.recommended, windows, now);
+    match service.holds(decision.recommended, now) {
+        true => history.pause(now),
+        false => history.record(decision.recommended, windows, now),
+    }
     let is_burst = (service.behavior).is_burst(decision.recommended, service.current);
     state.burst = match is_burst {
         true => Some((now, true)),
@@ -494,12 +497,18 @@ fn observe_service(
     let window = window.or(learned_window).unwrap_or(DEFAULT_WINDOW);
     let bounds = spec.bounds(&zone, now);
     let bounds_change = bounds.changes_at;
-    state.replica_log.observe(current, now);
-    // a burst that nothing ended has gone on until now
+    match spec.behavior.has_policies() {
+        true => state.replica_log.observe(
+            shown_replicas(state.deployment.as_ref(), &replicas, &model.pods),
+            now,
+        ),
+        false => state.replica_log = ReplicaLog::default(),
+    }
+    // a burst that nothing ended has gone on until now, and none ends later
     state.burst = state
         .burst
-        .map(|(until, goes_on)| (if goes_on { now } else { until }, goes_on));
-    let mut last_active = state.last_active;
+        .map(|(until, goes_on)| (if goes_on { now } else { until.min(now) }, goes_on));
+    let mut last_active = state.last_active.map(|at| at.min(now));
     let is_read = takes_requests && service::has_reading(&alive, now);
     if last_active.is_none() && !is_read {
         // nothing to read: what starts now has the whole idle time before it
@@ -539,26 +548,27 @@ fn observe_service(
         rollout,
         forecast,
         forecast_changes,
-        history: match &state.history {
-            Some(history) => history.clone(),
-            None => {
-                let mut history = History::default();
-                let windows = (window, spec.behavior.scale_up_window());
-                history.record(current, windows, now);
-                history
-            }
-        },
+        history: History::default(),
         replica_log: state.replica_log.clone(),
         last_burst: state.burst.map(|(until, _)| until),
         running_cost: state.running_cost?,
         replica: PodSet::default(),
     };
-    if state.history.is_none() {
-        state.history = Some(observed.history.clone());
-    }
-    let unknown_since = state.demand_unknown_since.unwrap_or(now);
+    let unknown_since = state
+        .demand_unknown_since
+        .map_or(now, |since| since.min(now));
     state.demand_unknown_since = observed.unknown().map(|_| unknown_since);
     observed.demand_unknown_since = state.demand_unknown_since;
+    let history = state.history.get_or_insert_with(|| {
+        let mut history = History::default();
+        let windows = (window, observed.behavior.scale_up_window());
+        history.record(current, windows, now);
+        history
+    });
+    if !observed.paused && observed.demand_unknown_since.is_none() {
+        history.resume(now);
+    }
+    observed.history.clone_from(history);
     let next = [
         demand.next,
         fails_at,

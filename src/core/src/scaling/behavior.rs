@@ -102,24 +102,30 @@ impl Behavior {
         }
     }
 
+    /// Whether it limits how much may change in a period.
+    pub fn has_policies(&self) -> bool {
+        !(self.scale_up.policies.is_empty() && self.scale_down.policies.is_empty())
+    }
+
     /// How long a higher number must last before it is followed: not at all, by default.
     pub fn scale_up_window(&self) -> SignedDuration {
         self.scale_up.window.unwrap_or(SignedDuration::ZERO)
     }
 
-    /// The tolerance within which `asked` for changes nothing of `current` replicas, if it is. Whether
-    /// there are replicas at all is beyond any tolerance.
-    pub fn tolerates(&self, asked: u32, current: u32) -> Option<Milli> {
-        if asked == 0 || current == 0 || asked == current {
+    /// The tolerance within which it changes nothing that demand needs so many replicas, and fractions of
+    /// one, where there are `current`; `None` if it is beyond it. Whether there are replicas at all is
+    /// beyond any tolerance.
+    pub fn tolerates(&self, needed: Milli, current: u32) -> Option<Milli> {
+        let Milli(there) = Milli::from_units(current);
+        if needed.0 == 0 || there == 0 || needed.0.div_ceil(1000) == u64::from(current) {
             return None;
         }
-        let rules = match asked > current {
+        let rules = match needed.0 > there {
             true => &self.scale_up,
             false => &self.scale_down,
         };
-        let differs = u64::from(asked.abs_diff(current)) * 1000;
         let within = u64::from(current).saturating_mul(rules.tolerance.0);
-        (differs <= within).then_some(rules.tolerance)
+        (needed.0.abs_diff(there) <= within).then_some(rules.tolerance)
     }
 
     /// Whether `asked` for is a burst for `current` replicas.
@@ -312,19 +318,24 @@ mod tests {
         let mut behavior = Behavior::default();
         behavior.scale_up.tolerance = Milli(100);
         behavior.scale_down.tolerance = Milli(200);
-        for (asked, current, tolerated) in [
-            (11, 10, true),
-            (12, 10, false),
-            (8, 10, true),
-            (7, 10, false),
-            (10, 10, false),
+        for (needed, current, tolerated) in [
+            (11_000, 10, true),
+            (11_001, 10, false),
+            (8_000, 10, true),
+            (7_999, 10, false),
+            (10_000, 10, false),
+            (9_500, 10, false),
             (0, 10, false),
-            (1, 0, false),
+            (1_000, 0, false),
+            // the fourth replica would be for a tenth of one
+            (3_100, 3, true),
+            (3_400, 3, false),
         ] {
-            let found = behavior.tolerates(asked, current).is_some();
-            assert_eq!(found, tolerated, "{asked} of {current}");
+            let found = behavior.tolerates(Milli(needed), current).is_some();
+            assert_eq!(found, tolerated, "{needed} thousandths of {current}");
         }
-        assert_eq!(Behavior::default().tolerates(1001, 1000), None);
+        let none = Behavior::default();
+        assert_eq!(none.tolerates(Milli(1_000_001), 1000), None);
     }
 
     #[test]

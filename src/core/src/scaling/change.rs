@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use jiff::{SignedDuration, Timestamp, Unit};
 
 use super::history::PastRecommendation;
-use super::{Recommendation, Service};
+use super::{Milli, Recommendation, Service};
 use crate::limit::LimitedBy;
 
 /// What limits how fast a number is followed.
@@ -17,6 +17,9 @@ pub(super) enum ChangeLimits {
     Policies,
     /// The tolerance, windows and policies.
     Windows,
+    /// The same, and then it is at least so many: what is known of the demand needs its windows, and
+    /// what stands for the rest has waited already.
+    AtLeast(u32),
 }
 
 /// Limits by the behavior of the service how far its replicas go towards what is asked for.
@@ -54,6 +57,10 @@ pub(super) fn limit_change(
     }
     let asked = match limits {
         ChangeLimits::Windows => stabilize(service, tolerate(service, asked), now),
+        ChangeLimits::AtLeast(replicas) => {
+            let known = stabilize(service, tolerate(service, asked), now);
+            at_least(service, known, replicas)
+        }
         ChangeLimits::Policies | ChangeLimits::None => asked,
     };
     apply_policies(service, asked, now)
@@ -79,10 +86,27 @@ fn follow_burst(
     }
 }
 
+/// Replicas that stand for a demand that is not known.
+fn at_least(service: &Service, known: Recommendation, replicas: u32) -> Recommendation {
+    let replicas = service.within_bounds(service.with_broken(replicas));
+    match replicas > known.desired {
+        true => Recommendation {
+            desired: replicas,
+            limited_by: Some(LimitedBy::Signal),
+            ..known
+        },
+        false => known,
+    }
+}
+
 /// What differs from the replicas by no more than the tolerance asks for nothing else.
 fn tolerate(service: &Service, asked: Recommendation) -> Recommendation {
     let current = service.current;
-    let tolerance = service.behavior.tolerates(asked.desired, current);
+    let needed = match asked.desired == asked.recommended {
+        true => service.unrounded(asked.queue_depth, asked.recommended),
+        false => Milli::from_units(asked.desired),
+    };
+    let tolerance = service.behavior.tolerates(needed, current);
     let Some(tolerance) = tolerance.filter(|_| service.within_bounds(current) == current) else {
         return asked;
     };

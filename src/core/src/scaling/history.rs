@@ -20,11 +20,14 @@ pub struct History {
     highest: Vec<PastRecommendation>,
     /// Ever higher ones.
     lowest: Vec<PastRecommendation>,
+    /// Since when nothing has been asked for: the demand is not known, or not followed.
+    paused: Option<Timestamp>,
 }
 
 impl History {
     /// The highest number asked for within `window` before `now`, `replicas` asked for now included,
-    /// and until when. The last one that was recorded has been asked for until now.
+    /// and until when. The last one that was recorded has been asked for until now, or until the history
+    /// was paused.
     pub fn highest(
         &self,
         replicas: u32,
@@ -32,7 +35,7 @@ impl History {
         now: Timestamp,
     ) -> PastRecommendation {
         let asked_now = PastRecommendation { at: now, replicas };
-        within(&self.highest, window, now)
+        self.within(&self.highest, window, now)
             .chain([asked_now])
             .max_by_key(|past| (past.replicas, past.at))
             .unwrap_or(asked_now)
@@ -46,24 +49,54 @@ impl History {
         now: Timestamp,
     ) -> PastRecommendation {
         let asked_now = PastRecommendation { at: now, replicas };
-        within(&self.lowest, window, now)
+        self.within(&self.lowest, window, now)
             .chain([asked_now])
             .min_by_key(|past| (past.replicas, std::cmp::Reverse(past.at)))
             .unwrap_or(asked_now)
     }
 
+    /// Nothing is asked for from now on. What was asked for last was so until now.
+    pub fn pause(&mut self, now: Timestamp) {
+        if self.paused.is_none() {
+            self.extend_last(now);
+            self.paused = Some(now);
+        }
+    }
+
+    /// Takes the time since it was paused out of all windows, as if it had not been.
+    pub fn resume(&mut self, now: Timestamp) {
+        let Some(since) = self.paused.take() else {
+            return;
+        };
+        let pause = now.duration_since(since).max(SignedDuration::ZERO);
+        for past in self.highest.iter_mut().chain(&mut self.lowest) {
+            past.at = past.at.checked_add(pause).unwrap_or(now).min(now);
+        }
+    }
+
+    fn extend_last(&mut self, now: Timestamp) {
+        for past in [&mut self.highest, &mut self.lowest] {
+            if let Some(last) = past.last_mut() {
+                last.at = now;
+            }
+        }
+    }
+
     /// Keeps what is asked for from now on, and drops what can no longer matter: what is older than the
-    /// window of lower numbers, or than that of higher ones.
+    /// window of lower numbers, or than that of higher ones. It ends a pause, whose time has passed for
+    /// all windows.
     pub fn record(
         &mut self,
         replicas: u32,
         (down, up): (SignedDuration, SignedDuration),
         now: Timestamp,
     ) {
-        for past in [&mut self.highest, &mut self.lowest] {
-            if let Some(last) = past.last_mut() {
-                last.at = now;
-            }
+        if self.paused.take().is_none() {
+            self.extend_last(now);
+        }
+        // a clock that was set back leaves nothing in the future
+        for past in self.highest.iter_mut().chain(&mut self.lowest) {
+            past.at = past.at.min(now);
         }
         let is_recent = |past: &PastRecommendation, window| now.duration_since(past.at) < window;
         self.highest
@@ -74,19 +107,24 @@ impl History {
         self.highest.push(asked_now);
         self.lowest.push(asked_now);
     }
-}
 
-/// Those of `past` that were asked for within `window` before `now`.
-fn within(
-    past: &[PastRecommendation],
-    window: SignedDuration,
-    now: Timestamp,
-) -> impl Iterator<Item = PastRecommendation> {
-    let last = past
-        .last()
-        .map(|last| PastRecommendation { at: now, ..*last });
-    let all = past.iter().copied().chain(last);
-    all.filter(move |past| now.duration_since(past.at) < window)
+    /// Those of `past` that were asked for within `window` before `now`.
+    fn within(
+        &self,
+        past: &[PastRecommendation],
+        window: SignedDuration,
+        now: Timestamp,
+    ) -> impl Iterator<Item = PastRecommendation> {
+        let last = past.last().filter(|_| self.paused.is_none());
+        let last = last.map(|last| PastRecommendation { at: now, ..*last });
+        let all = past.iter().copied().chain(last);
+        let all = all.map(move |past| PastRecommendation {
+            // the clock may have been set back
+            at: past.at.min(now),
+            ..past
+        });
+        all.filter(move |past| now.duration_since(past.at) < window)
+    }
 }
 
 /// The longest period of a policy.
@@ -172,6 +210,42 @@ mod tests {
         assert_eq!(history.lowest(1, window, at(80)).replicas, 1);
         let none = SignedDuration::ZERO;
         assert_eq!(history.lowest(12, none, at(80)).replicas, 12);
+    }
+
+    #[test]
+    fn a_pause_stops_the_clock_of_all_windows() {
+        let window = SignedDuration::from_secs(60);
+        let mut history = History::default();
+        history.record(5, (window, window), at(0));
+        history.record(2, (window, window), at(10));
+        history.pause(at(30));
+        history.pause(at(40));
+        assert_eq!(history.highest(2, window, at(69)).replicas, 5);
+        history.resume(at(130));
+        history.record(2, (window, window), at(130));
+        assert_eq!(history.highest(2, window, at(169)).replicas, 5);
+        assert_eq!(history.highest(2, window, at(170)).replicas, 2);
+        // time that has passed counts where what was asked for before is over
+        let mut history = History::default();
+        history.record(5, (window, window), at(0));
+        history.pause(at(30));
+        assert_eq!(history.highest(2, window, at(89)).replicas, 5);
+        assert_eq!(history.highest(2, window, at(90)).replicas, 2);
+        history.record(2, (window, window), at(80));
+        assert_eq!(history.highest(1, window, at(89)).replicas, 5);
+        assert_eq!(history.highest(1, window, at(90)).replicas, 2);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_window_longer() {
+        let window = SignedDuration::from_secs(60);
+        let mut history = History::default();
+        history.record(10, (window, window), at(3600));
+        history.record(2, (window, window), at(3610));
+        assert_eq!(history.highest(2, window, at(10)).replicas, 10);
+        history.record(2, (window, window), at(10));
+        assert_eq!(history.highest(2, window, at(69)).replicas, 10);
+        assert_eq!(history.highest(2, window, at(70)).replicas, 2);
     }
 
     #[test]

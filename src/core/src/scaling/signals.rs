@@ -108,6 +108,16 @@ impl MeasuredSignal {
             SignalValue::Unknown(_) => 0,
         }
     }
+
+    /// The same with the fraction of the last replica, rounded up to thousandths.
+    pub(super) fn unrounded(&self) -> Milli {
+        match self.value {
+            SignalValue::Known(value) => {
+                Milli(value.0.saturating_mul(1000).div_ceil(self.target.0.max(1)))
+            }
+            SignalValue::Unknown(_) => Milli(0),
+        }
+    }
 }
 
 impl fmt::Display for MeasuredSignal {

@@ -4,8 +4,8 @@ use bursar_core::model::Model;
 use bursar_core::model::event::{Event, Measurement, Service};
 use bursar_core::plan::LimitedBy;
 use bursar_core::scaling::{
-    Milli, Panic, PolicyAmount, RequestSignal, ScalingPolicy, ScalingRules, SelectPolicy,
-    SignalFailure,
+    Activation, Milli, Panic, PolicyAmount, RequestSignal, ScalingPolicy, ScalingRules,
+    SelectPolicy, SignalFailure,
 };
 use jiff::tz::TimeZone;
 
@@ -219,19 +219,121 @@ fn a_burst_is_limited_by_no_policy_and_nothing_leaves_for_a_while_after_it() {
     assert_eq!(cluster.tell(700, [jobs(3)]), 3);
 }
 
-#[test]
-fn a_demand_that_is_not_known_for_long_has_the_replicas_that_were_stated() {
-    let mut service = workers(Behavior::default());
+/// Workers whose jobs and lag may each be unknown, and what stands for that after five minutes.
+fn workers_with_fallback(behavior: Behavior, replicas: u32) -> Cluster {
+    let mut service = workers(behavior);
     service.on_signal_failure = SignalFailure::Replicas {
-        replicas: 4,
+        replicas,
         after: SignedDuration::from_secs(300),
     };
     service.signals.push(("lag".into(), Milli(1_000)));
-    let lag = |value: u32| {
-        let value = Measurement::Value(Milli::from_units(value));
-        Event::Signal(key(), "lag".into(), Some(value))
+    Cluster::new(service)
+}
+
+fn lag(number: u32) -> Event {
+    let value = Measurement::Value(Milli::from_units(number));
+    Event::Signal(key(), "lag".into(), Some(value))
+}
+
+#[test]
+fn what_is_known_of_a_demand_keeps_its_window_while_the_rest_is_not_known() {
+    let down = Some(SignedDuration::from_secs(300));
+    let mut cluster = workers_with_fallback(Behavior::with_scale_down_window(down), 2);
+    assert_eq!(cluster.tell(1, [jobs(8), lag(7)]), 8);
+    cluster.tell(1000, [failed()]);
+    assert_eq!(cluster.tell(1300, []), 7);
+    assert_eq!(cluster.tell(1310, [lag(3)]), 7, "a passing dip");
+    assert_eq!(cluster.tell(1320, [lag(7)]), 7);
+    assert_eq!(cluster.tell(1400, [lag(3)]), 7);
+    assert_eq!(cluster.tell(1699, []), 7);
+    assert_eq!(cluster.tell(1700, []), 3, "one that lasts");
+}
+
+#[test]
+fn a_fallback_is_no_burst() {
+    let mut cluster = workers_with_fallback(
+        Behavior {
+            scale_up: pods(1, 60),
+            panic: Some(Panic {
+                threshold_percent: 200,
+                window: SignedDuration::from_secs(60),
+            }),
+            ..Behavior::default()
+        },
+        8,
+    );
+    assert_eq!(cluster.tell(1, [jobs(1), lag(0)]), 1);
+    cluster.tell(1000, [failed()]);
+    assert_eq!(cluster.tell(1300, []), 2, "policies limit the way there");
+    assert_eq!(cluster.tell(1360, []), 3);
+}
+
+#[test]
+fn short_times_without_a_value_do_not_begin_a_window_anew() {
+    let down = Some(SignedDuration::from_secs(300));
+    let service = workers(Behavior::with_scale_down_window(down));
+    let mut cluster = Cluster::new(service);
+    assert_eq!(cluster.tell(0, [jobs(10)]), 10);
+    cluster.tell(1000, [jobs(2)]);
+    assert_eq!(cluster.tell(1240, [failed()]), 10);
+    assert_eq!(cluster.tell(1252, [jobs(2)]), 10);
+    assert_eq!(cluster.tell(1290, [failed()]), 10);
+    assert_eq!(cluster.tell(1300, [jobs(2)]), 10);
+    // 300 s without the 22 in which nothing was known
+    assert_eq!(cluster.tell(1321, []), 10);
+    assert_eq!(cluster.tell(1322, []), 2);
+}
+
+#[test]
+fn a_part_of_a_replica_within_the_tolerance_starts_none() {
+    let mut behavior = Behavior::default();
+    behavior.scale_up.tolerance = Milli(100);
+    let mut service = workers(behavior);
+    service.signals = vec![("jobs".into(), Milli(8_000))];
+    let mut cluster = Cluster::new(service);
+    assert_eq!(cluster.tell(1, [jobs(24)]), 3);
+    assert_eq!(cluster.tell(2, [jobs(26)]), 3, "3.25 of 3");
+    assert_eq!(cluster.tell(3, [jobs(27)]), 4);
+}
+
+#[test]
+fn orders_that_fail_use_no_period_of_a_policy() {
+    let mut model = Model::new(TimeZone::UTC, at(-3600));
+    let service = workers(Behavior {
+        scale_up: pods(2, 60),
+        ..Behavior::default()
+    });
+    let there = ["a", "b", "c", "d", "e"].map(|name| pod(name, -600));
+    let start = [Event::Service(key(), Some(service)), replicas(5), jobs(5)];
+    tell(&mut model, 0, start.into_iter().chain(there));
+    let allowed = |model: &Model| model.service(&key()).unwrap().decision.allowed;
+    tell(&mut model, 1000, [jobs(20)]);
+    assert_eq!(allowed(&model), 7);
+    for second in (1010..1300).step_by(10) {
+        tell(&mut model, second, [Event::ServiceOrderFailed(key())]);
+        assert_eq!(allowed(&model), 7, "at {second} five are there");
+    }
+}
+
+#[test]
+fn what_is_not_known_of_requests_that_wake_nothing_does_not_matter() {
+    let mut service = workers(Behavior::default());
+    service.request_signal = RequestSignal::Target(8);
+    service.activation = Activation::Never;
+    service.on_signal_failure = SignalFailure::Replicas {
+        replicas: 3,
+        after: SignedDuration::from_secs(300),
     };
     let mut cluster = Cluster::new(service);
+    // a gateway that takes requests, and has never been heard
+    cluster.tell(0, [gateway(-600), jobs(0)]);
+    assert_eq!(cluster.tell(1000, []), 0);
+    assert_eq!(cluster.tell(1001, [jobs(1)]), 1);
+}
+
+#[test]
+fn a_demand_that_is_not_known_for_long_has_the_replicas_that_were_stated() {
+    let mut cluster = workers_with_fallback(Behavior::default(), 4);
     assert_eq!(cluster.tell(1, [jobs(9), lag(0)]), 9);
     assert_eq!(cluster.tell(1000, [failed()]), 9);
     assert_eq!(cluster.tell(1299, []), 9);
