@@ -67,8 +67,6 @@ pub struct PollResult<S> {
     pub source: Arc<S>,
     /// Its value in thousandths, or why there is none.
     pub result: Result<u64, String>,
-    /// Whether that differs from the read before.
-    pub changed: bool,
 }
 
 enum Update<S> {
@@ -108,7 +106,6 @@ struct Known<S> {
     id: SignalId,
     source: Arc<S>,
     interval: Duration,
-    last: Option<Result<u64, String>>,
 }
 
 /// Reads the signals of a [`PolledSignals`].
@@ -195,7 +192,6 @@ impl<R: ReadSignal> Polls<R> {
             id,
             source: Arc::new(source),
             interval,
-            last: None,
         };
         self.known.insert(target, known);
     }
@@ -241,14 +237,12 @@ impl<R: ReadSignal> Polls<R> {
         };
         let elapsed = self.began.elapsed();
         self.schedule.finished(target, outcome, elapsed);
-        let Some(known) = self.known.get_mut(&target) else {
+        let Some(known) = self.known.get(&target) else {
             return;
         };
-        let before = known.last.replace(result.clone());
         report(PollResult {
             id: known.id.clone(),
             source: Arc::clone(&known.source),
-            changed: before.as_ref() != Some(&result),
             result,
         });
     }
@@ -293,7 +287,7 @@ mod tests {
         }
     }
 
-    type Log = Rc<RefCell<Vec<(u64, String, Result<u64, String>, bool)>>>;
+    type Log = Rc<RefCell<Vec<(u64, String, Result<u64, String>)>>>;
 
     /// Runs for so many seconds, and logs what is read, with the second.
     async fn run(polls: Polls<Values>, log: &Log, seconds: u64) {
@@ -301,7 +295,7 @@ mod tests {
         let run = polls.run(|read| {
             let signal = read.id.signal.to_string();
             let second = began.elapsed().as_secs();
-            let entry = (second, signal, read.result, read.changed);
+            let entry = (second, signal, read.result);
             log.borrow_mut().push(entry);
         });
         tokio::time::timeout(Duration::from_secs(seconds), run)
@@ -333,8 +327,6 @@ mod tests {
             "{:?}",
             reads("slow")
         );
-        let changes = log.borrow().iter().filter(|entry| entry.3).count();
-        assert_eq!(changes, 2, "only the first reads are news");
     }
 
     #[tokio::test(start_paused = true)]
@@ -399,7 +391,7 @@ mod tests {
         };
         let log = Log::default();
         tokio::join!(edit, run(polls, &log, 40));
-        let expected = (3, "jobs".to_owned(), Ok(5), true);
+        let expected = (3, "jobs".to_owned(), Ok(5));
         assert_eq!(*log.borrow(), [expected]);
     }
 }

@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::lock::lock;
 
-/// The last value counts for so long while reads fail: one that is lost holds no replicas that would go.
+/// The last value counts for so long after the first read that fails: one that is lost, of a signal that is
+/// read seldom too, holds no replicas that would go.
 const GRACE: SignedDuration = SignedDuration::from_secs(15);
 
 /// A signal as last read.
@@ -20,6 +21,8 @@ pub(crate) struct SignalReading {
     pub(crate) value: Option<(Milli, Timestamp)>,
     /// Why it cannot be read now.
     pub(crate) error: Option<String>,
+    /// Since when no read has given a value.
+    failing_since: Option<Timestamp>,
     /// What the model was told last.
     told: Option<Measurement>,
 }
@@ -41,18 +44,20 @@ impl SignalReading {
         self.error = error;
         let measurement = match result {
             Ok(milli) => {
+                self.failing_since = None;
                 self.value = Some((Milli(milli), now));
                 Measurement::Value(Milli(milli))
             }
-            Err(why) => match self.value {
-                Some((_, at)) if now.duration_since(at) < GRACE => {
+            Err(why) => {
+                let since = *self.failing_since.get_or_insert(now);
+                if self.value.is_some() && now.duration_since(since) < GRACE {
                     return ReadingChange {
                         measurement: None,
                         status,
                     };
                 }
-                _ => Measurement::Failed(why.into()),
-            },
+                Measurement::Failed(why.into())
+            }
         };
         let is_new = self.told.as_ref() != Some(&measurement);
         self.told = Some(measurement.clone());
@@ -127,13 +132,26 @@ mod tests {
         assert_eq!(told(&reading.record(Ok(5_000), at(14))), (None, true));
         let failed = Some(Measurement::Failed("refused".into()));
         assert_eq!(told(&reading.record(lost(), at(19))), (None, true));
-        assert_eq!(told(&reading.record(lost(), at(29))), (failed, false));
+        assert_eq!(told(&reading.record(lost(), at(33))), (None, false));
+        assert_eq!(told(&reading.record(lost(), at(34))), (failed, false));
         assert_eq!(
             reading.value,
             Some((Milli(5_000), at(14))),
             "it stays in the status"
         );
-        assert_eq!(told(&reading.record(Ok(0), at(34))), (value(0), true));
+        assert_eq!(told(&reading.record(Ok(0), at(39))), (value(0), true));
+    }
+
+    #[test]
+    fn one_lost_read_of_a_signal_that_is_read_seldom_changes_no_decision() {
+        let mut reading = SignalReading::default();
+        reading.record(Ok(5_000), at(0));
+        let lost = || Err("refused".to_owned());
+        assert_eq!(told(&reading.record(lost(), at(60))), (None, true));
+        assert_eq!(told(&reading.record(Ok(5_000), at(120))), (None, true));
+        assert_eq!(told(&reading.record(lost(), at(180))), (None, true));
+        let failed = Some(Measurement::Failed("refused".into()));
+        assert_eq!(told(&reading.record(lost(), at(240))), (failed, false));
     }
 
     #[test]
