@@ -59,6 +59,8 @@ pub(crate) struct Readings {
     pub(crate) amounts: Vec<String>,
     /// Types of conditions that follow readings, each with what is compared of it.
     pub(crate) conditions: Vec<(String, String, String)>,
+    /// Why signals cannot be read.
+    pub(crate) signal_errors: Vec<String>,
 }
 
 /// How the status that is computed now differs from the one that the object has.

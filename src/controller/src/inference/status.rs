@@ -15,7 +15,7 @@ use bursar_core::refusal::RefusalReason;
 use bursar_core::scaling::LearnedThroughput;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use crate::health;
@@ -170,8 +170,23 @@ fn readings(status: &InferenceDeploymentStatus) -> Readings {
         limited_by: status.limited_by,
         amounts: spend_status::settled_amounts(status.spend.as_ref()),
         conditions: reading_conditions(&status.conditions, &FOLLOWING),
+        signal_errors: signal_errors(status),
         ..Readings::default()
     }
+}
+
+/// Why signals cannot be read: whoever mends one cause had better see the next one soon.
+fn signal_errors(status: &InferenceDeploymentStatus) -> Vec<String> {
+    let is_said = |condition: &&Condition| {
+        condition.type_ == SIGNALS_AVAILABLE && condition.status == "False"
+    };
+    let said = status.conditions.iter().filter(is_said);
+    let said = said.map(|condition| condition.message.clone());
+    let errors = status
+        .signals
+        .iter()
+        .filter_map(|signal| signal.error.clone());
+    said.chain(errors).collect()
 }
 
 /// Signals without the time of their last read.
@@ -303,7 +318,6 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
 mod tests {
     use bursar_core::plan::Refusal;
     use jiff::SignedDuration;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use serde_json::json;
 
     use super::*;
@@ -419,6 +433,27 @@ mod tests {
         let said = chat.condition(PODS_HEALTHY);
         assert_eq!((&*said.status, &*said.reason), ("False", "RolloutStuck"));
         assert!(said.message.contains("pod chat-c"), "{}", said.message);
+    }
+
+    #[test]
+    fn another_cause_why_a_signal_cannot_be_read_is_written_once_it_stays() {
+        let mut jobs = Service::new();
+        let unknown = |why: &str| Decision {
+            unknown: Some(format!("signal jobs: {why}")),
+            ..decision(0, 0, Some(LimitedBy::Signal))
+        };
+        jobs.decide(&unknown("not read yet"));
+        jobs.now += SignedDuration::from_secs(1);
+        let look_at = jobs.decide(&unknown("connection refused")).unwrap();
+        assert_eq!(look_at, jobs.now + SignedDuration::from_secs(2));
+        jobs.now = look_at;
+        jobs.decide(&unknown("connection refused"));
+        let said = jobs.condition(SIGNALS_AVAILABLE).message;
+        assert!(
+            said.starts_with("signal jobs: connection refused"),
+            "{said}"
+        );
+        assert_eq!(jobs.writes, 2);
     }
 
     #[test]
