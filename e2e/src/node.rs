@@ -190,7 +190,7 @@ impl NodeProvisioner<'_> {
                 format!("--root-dir={}", dir.join("kubelet").display()),
                 format!("--cert-dir={}", dir.join("kubelet/pki").display()),
                 format!("--hostname-override={}", node.name),
-                format!("--node-ip={}", node_address(index)),
+                format!("--node-ip={}", address(index)),
                 format!("--node-labels={}", labels.join(",")),
             ],
         )?;
@@ -306,6 +306,6 @@ impl Node {
 }
 
 /// A node's address on the cluster's network.
-fn node_address(index: usize) -> String {
+pub fn address(index: usize) -> String {
     format!("10.89.0.{}", 10 + index)
 }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use bursar_e2e::runner;
 
 fn main() -> ExitCode {
-    let [budgets, outages, requests, waiting, install, gangs] = operator::suites();
+    let [budgets, outages, requests, waiting, install, signals, gangs] = operator::suites();
     let [demo, demo_local] = demo::suites();
     runner::run(&[
         budgets,
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         install,
         requests,
         waiting,
+        signals,
         demo_local,
         gangs,
         scale::suite(),

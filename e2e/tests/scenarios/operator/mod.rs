@@ -1,5 +1,5 @@
-//! Bursar on a real cluster, installed by helm: one suite each for budgets, outages, requests, waiting, installation and
-//! gangs. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
+//! Bursar on a real cluster, installed by helm: one suite each for budgets, outages, requests, waiting, installation,
+//! gangs and signals. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
 //! other scenarios.
 
 mod always;
@@ -15,6 +15,7 @@ mod observability;
 mod priorities;
 mod requests;
 mod roles;
+mod signals;
 mod status_writes;
 mod waiting;
 
@@ -23,8 +24,8 @@ use bursar_e2e::{
     runner::{Images, Scenario, Suite},
 };
 
-/// In the order budgets, outages, requests, waiting, install, gangs.
-pub(crate) fn suites() -> [Suite; 6] {
+/// In the order budgets, outages, requests, waiting, install, signals, gangs.
+pub(crate) fn suites() -> [Suite; 7] {
     let suite = |name, scenarios| Suite {
         name,
         nodes: vec![NodeOptions::h100(8)],
@@ -38,6 +39,7 @@ pub(crate) fn suites() -> [Suite; 6] {
         suite("requests", requests()),
         suite("waiting", waiting()),
         suite("install", install()),
+        suite("signals", signals()),
         Suite {
             nodes: vec![NodeOptions::h100(3)],
             gang_scheduling: true,
@@ -192,6 +194,22 @@ fn requests() -> Vec<Scenario> {
             "at_rest_the_operator_writes_nothing",
             4,
             status_writes::at_rest,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn signals() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "a_redis_list_starts_and_ends_workers_without_a_request",
+            4,
+            signals::a_list_starts_and_ends_workers,
+        ),
+        Scenario::new(
+            "every_source_starts_and_ends_workers_without_a_request",
+            6,
+            signals::every_source_starts_and_ends_workers,
         ),
         ledger_equals_audit_log(),
     ]
