@@ -232,18 +232,29 @@ impl Job {
         let missing = self.missing.as_ref();
         let creation_failure =
             missing.and_then(|missing| Some((missing, missing.creation_failure.clone()?)));
-        // workers that fail while pods of others are refused have not failed by themselves
+        // workers that fail while others have no pod or no node have not failed by themselves: they wait
+        // for each other
         let interruption = self.restarts.interruption.as_ref();
-        let ends_now = interruption.is_some_and(|found| found.is_failure);
+        let failure = interruption.filter(|found| found.is_failure);
+        let all = self.workers();
         if let Some((missing, why)) = creation_failure
-            && (ends_now || missing.until <= now)
+            && (failure.is_some() || missing.until <= now)
         {
-            let (workers, all) = (missing.workers, self.workers());
+            let workers = missing.workers;
             return Some(Incomplete {
                 what: format!(
                     "the cluster refuses the pods of {workers} of its {all} workers: {why}"
                 ),
                 creation_failure: Some(why),
+            });
+        }
+        if let (Some(failure), Some(unscheduled)) = (failure, self.unscheduled)
+            && self.restarts.waits_until.is_none()
+        {
+            let (workers, why) = (unscheduled.workers, &failure.why);
+            return Some(Incomplete {
+                what: format!("{why} while {workers} of its {all} workers had no node"),
+                creation_failure: None,
             });
         }
         if interruption.is_some() || self.evict_at(node_start).is_none_or(|at| now < at) {

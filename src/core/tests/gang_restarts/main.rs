@@ -12,6 +12,7 @@ mod lost_nodes;
 mod pods;
 mod refused;
 mod refused_jobs;
+mod without_node;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
