@@ -25,6 +25,8 @@ pub enum WriteFault {
     Slow(Duration),
     /// Each is refused with 403.
     Refused,
+    /// Each is refused with 409, as by a quota that another write is counted in at the same time.
+    Contended,
 }
 
 /// The writes to a kind that have begun and not ended.
@@ -109,12 +111,14 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Called when a write arrives; `None` if it is refused. It is under way until what is returned
-    /// is dropped.
-    pub(crate) async fn begin_write(&self, plural: &str) -> Option<WriteInFlight<'_>> {
+    /// Called when a write arrives. It is under way until what is returned is dropped.
+    ///
+    /// # Errors
+    /// The fault by which it is refused.
+    pub(crate) async fn begin_write(&self, plural: &str) -> Result<WriteInFlight<'_>, WriteFault> {
         let fault = self.state().write_faults.get(plural).copied();
-        if fault == Some(WriteFault::Refused) {
-            return None;
+        if let Some(refusal @ (WriteFault::Refused | WriteFault::Contended)) = fault {
+            return Err(refusal);
         }
         self.count_begin(plural);
         let in_flight = WriteInFlight {
@@ -124,7 +128,7 @@ impl Faults {
         if let Some(WriteFault::Slow(duration)) = fault {
             tokio::time::sleep(duration).await;
         }
-        Some(in_flight)
+        Ok(in_flight)
     }
 
     fn count_begin(&self, plural: &str) {

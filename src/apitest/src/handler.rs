@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tower::BoxError;
 
 use crate::Shared;
-use crate::faults::Faults;
+use crate::faults::{Faults, WriteFault};
 use crate::request::{Target, flag, manager, parameter, wants_metadata};
 use crate::selector::{FieldSelector, Selector};
 use crate::store::{Event, Patch, StatusError};
@@ -65,11 +65,9 @@ async fn handle(
             list(&shared, &target, &parts.uri, only_metadata)
         });
     }
-    let Some(_in_flight) = faults.begin_write(&target.plural).await else {
-        return Ok(error_response(&StatusError::forbidden(format!(
-            "writes to {} are refused",
-            target.plural
-        ))));
+    let _in_flight = match faults.begin_write(&target.plural).await {
+        Ok(in_flight) => in_flight,
+        Err(fault) => return Ok(error_response(&refusal(fault, &target.plural))),
     };
     if !faults.before().await {
         return reset();
@@ -80,6 +78,18 @@ async fn handle(
         return reset();
     }
     Ok(object_response(&written, only_metadata))
+}
+
+/// What the server says of a write that a fault refuses.
+fn refusal(fault: WriteFault, plural: &str) -> StatusError {
+    match fault {
+        WriteFault::Contended => StatusError::conflict(
+            "Operation cannot be fulfilled on resourcequotas \"quota\": the object has been modified",
+        ),
+        WriteFault::Refused | WriteFault::Slow(_) => {
+            StatusError::forbidden(format!("writes to {plural} are refused"))
+        }
+    }
 }
 
 /// The resources of the API version that a path such as `/apis/apps/v1` names.

@@ -45,7 +45,7 @@ impl StatusError {
         Self::new(404, "NotFound", format!("{what} {name:?} not found"))
     }
 
-    fn conflict(message: impl Into<String>) -> Self {
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
         Self::new(409, "Conflict", message)
     }
 

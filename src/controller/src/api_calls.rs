@@ -24,6 +24,12 @@ pub(crate) enum ApiError {
         /// The call.
         call: &'static str,
     },
+    /// There is an object of that name already.
+    #[error("{call}: there is an object of that name already")]
+    AlreadyExists {
+        /// The call.
+        call: &'static str,
+    },
     /// The object is not there any more.
     #[error("{call}: there is no such object any more")]
     Gone {
@@ -80,9 +86,12 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// True if somebody wrote first, or removed the object: the next look sees it.
+    /// True if somebody wrote or made it first, or removed the object: the next look sees it.
     pub(crate) fn is_stale(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::Gone { .. })
+        matches!(
+            self,
+            Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Gone { .. }
+        )
     }
 
     /// True if RBAC refuses the call.
@@ -96,7 +105,9 @@ impl ApiError {
     /// How soon the call may be tried again.
     pub(crate) fn retry_pace(&self) -> RetryPace {
         match self {
-            Self::Conflict { .. } | Self::Gone { .. } => RetryPace::STALE,
+            Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Gone { .. } => {
+                RetryPace::STALE
+            }
             Self::Foreign { .. } | Self::Unreadable { .. } | Self::Edited { .. } => {
                 RetryPace::FOREIGN
             }
@@ -189,7 +200,13 @@ pub(crate) async fn with_timeout<T>(
 ) -> Result<T, ApiError> {
     match tokio::time::timeout(LIMIT, future).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(ApiError::Conflict { call }),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+            // a quota that another write is counted in meanwhile is a 409 too, and a try later may do
+            Err(match status.reason.as_str() {
+                "AlreadyExists" => ApiError::AlreadyExists { call },
+                _ => ApiError::Conflict { call },
+            })
+        }
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(ApiError::Gone { call }),
         Ok(Err(source)) => Err(ApiError::Api {
             call,
@@ -281,7 +298,7 @@ where
         ..PostParams::default()
     };
     let created = with_timeout("create", api.create(&params, wanted)).await;
-    let Err(conflict @ ApiError::Conflict { .. }) = created else {
+    let Err(conflict @ ApiError::AlreadyExists { .. }) = created else {
         return created.map(drop);
     };
     // there is one of that name: the caches are late, or they never show it, since they select by label
@@ -391,14 +408,14 @@ mod tests {
     async fn our_own_object_that_no_cache_shows_yet_is_a_conflict() {
         let labels = json!({"bursar.dev/workload": "chat", "more": "labels"});
         let (error, before, after) = apply_unseen(&service("ours", labels)).await;
-        assert!(matches!(error, ApiError::Conflict { .. }), "{error}");
+        assert!(error.is_stale(), "{error}");
         assert_eq!(before, after);
     }
 
     #[tokio::test]
     async fn our_own_object_without_our_labels_gets_them_back_so_that_caches_show_it() {
         let (error, _, after) = apply_unseen(&service("ours", json!({"more": "labels"}))).await;
-        assert!(matches!(error, ApiError::Conflict { .. }), "{error}");
+        assert!(error.is_stale(), "{error}");
         let labels = [("bursar.dev/workload", "chat"), ("more", "labels")];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(after.metadata.labels, Some(labels.into()));

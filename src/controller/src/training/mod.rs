@@ -360,7 +360,7 @@ where
         ..PostParams::default()
     };
     match with_timeout("create", api.create(&params, object)).await {
-        Ok(_) | Err(ApiError::Conflict { .. }) => Ok(()),
+        Ok(_) | Err(ApiError::AlreadyExists { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
