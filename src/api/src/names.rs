@@ -42,6 +42,9 @@ pub const RESTARTS_ANNOTATION: &str = "bursar.dev/gang-restarts";
 pub const RESTART_AT_ANNOTATION: &str = "bursar.dev/gang-restart-at";
 /// Annotation on a Job: how often in a row its gang was stopped to start again for what counts against no limit.
 pub const DISRUPTIONS_ANNOTATION: &str = "bursar.dev/gang-disruptions";
+/// Annotation on a Job of a gang with a launcher: how the names of the Secret and the ConfigMap end that its
+/// pods mount.
+pub const LAUNCHER_FILES_ANNOTATION: &str = "bursar.dev/launcher-files";
 /// Annotation on a BudgetPolicy: with the value `true` edits take effect at once, whatever they stop.
 pub const APPLY_NOW_ANNOTATION: &str = "bursar.dev/apply-now";
 /// Annotation on owned objects: a hash of the specification that Bursar applied.

@@ -34,6 +34,7 @@ use crate::priority::AllowedClass;
 use crate::signals::readings::SignalReadings;
 use crate::slice_index::SliceIndex;
 use crate::status_memory::StatusMemory;
+use crate::training::frameworks::SuffixKey;
 use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
 use crate::unreachable_replicas::UnreachableReplicas;
@@ -81,6 +82,8 @@ pub(crate) struct Context {
     pub(crate) sharing: Mutex<BTreeMap<String, SharedSince>>,
     /// The account in which each pod's charge begins, by namespace.
     pub(crate) first_accounts: Mutex<BTreeMap<String, HashMap<Uid, WorkloadRef>>>,
+    /// How the names of files of jobs with a launcher end.
+    pub(crate) launcher_suffixes: SuffixKey,
     /// What others do to the Deployments of services.
     pub(crate) foreign_edits: ForeignEdits,
     /// What was said of services in Events.

@@ -41,6 +41,7 @@ use crate::signals::addresses::ClusterPolicy;
 use crate::signals::reader::SignalReader;
 use crate::signals::readings::SignalReadings;
 use crate::signals::targets::SignalTargets;
+use crate::training::frameworks::SuffixKey;
 use crate::training::pod_creation_failures::{self, PodCreationFailures};
 use crate::{Error, Options, cluster_bill, corrections, ledger, spend_metrics, unreadable_status};
 
@@ -220,6 +221,7 @@ fn new_context(
         shares: Mutex::default(),
         zone,
         namespace: options.namespace.clone(),
+        launcher_suffixes: SuffixKey::default(),
         foreign_edits: ForeignEdits::default(),
         service_events: Mutex::default(),
         status_memories: Mutex::default(),

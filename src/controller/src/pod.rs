@@ -136,6 +136,11 @@ pub(crate) fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), Some("Succeeded" | "Failed"))
 }
 
+/// Whether the pod's containers have begun, init containers aside: its volumes are mounted.
+pub(crate) fn has_started(pod: &Pod) -> bool {
+    matches!(phase(pod), Some("Running" | "Succeeded" | "Failed"))
+}
+
 fn phase(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.phase.as_deref()
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bursar_core::model::{Key, Name};
-use bursar_core::plan::EvictionNotice;
+use bursar_core::plan::{EvictionNotice, JobOrder};
 use jiff::Timestamp;
 use kube::Resource;
 use tokio::sync::mpsc;
@@ -379,10 +379,14 @@ async fn apply(
             inference::apply(context, key, Some(change), now).await?;
         }
         (ObjectKey::Service(key), _) => inference::apply(context, key, None, now).await?,
-        (ObjectKey::Job(key), Some(Order::Job(order))) => {
-            training::apply(context, key, Some(order), now).await?;
+        (ObjectKey::Job(key), order) => {
+            let order: Option<&JobOrder> = match order {
+                Some(Order::Job(order)) => Some(order),
+                _ => None,
+            };
+            let look_at = training::apply(context, key, order, now).await?;
+            return Ok(Outcome::Done(look_at));
         }
-        (ObjectKey::Job(key), _) => training::apply(context, key, None, now).await?,
         (ObjectKey::Pod(_), Some(Order::Eviction(order))) => {
             let evicted = evictions::apply(context, order).await;
             evicted.map_err(Unapplied::before_order)?;

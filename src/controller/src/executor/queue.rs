@@ -321,9 +321,12 @@ impl WorkQueue {
         entry.apply.is_running = false;
         let mut again = now;
         let failure = match outcome {
-            Outcome::Done(_) => {
+            Outcome::Done(look_at) => {
                 entry.apply.succeed();
                 entry.failed_target = None;
+                if let Some(at) = look_at.filter(|_| entry.order.is_none() && !entry.compares) {
+                    (entry.compares, again) = (true, at);
+                }
                 None
             }
             Outcome::Waits(until) => {

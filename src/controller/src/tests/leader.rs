@@ -49,6 +49,7 @@ use crate::signals::reader::SignalReader;
 use crate::signals::readings::SignalReadings;
 use crate::signals::targets::SignalTargets;
 use crate::spend_metrics::ShownSpend;
+use crate::training::frameworks::SuffixKey;
 use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
 
@@ -252,6 +253,7 @@ impl Leader {
             began: world.now,
             ports: Ports::default(),
             shares: Mutex::default(),
+            launcher_suffixes: SuffixKey::default(),
             foreign_edits: ForeignEdits::default(),
             service_events: Mutex::default(),
             status_memories: Mutex::default(),

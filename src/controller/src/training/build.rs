@@ -1,7 +1,7 @@
 //! The objects that a TrainingJob owns. Needs no client and cannot fail.
 
 use bursar_api::TrainingJob;
-use bursar_api::names::{RESTARTS_ANNOTATION, ROLE_LABEL, role_job};
+use bursar_api::names::{LAUNCHER_FILES_ANNOTATION, RESTARTS_ANNOTATION, ROLE_LABEL, role_job};
 use bursar_api::spend::WorkloadKind;
 use bursar_api::training::Role;
 use k8s_openapi::api::batch::v1::{
@@ -12,14 +12,26 @@ use kube::ResourceExt;
 
 use crate::inference::build::{disable_service_links, labels, metadata};
 use crate::pod_failure::DISRUPTION_TARGET;
-use crate::training::frameworks::{self, PlacedRole};
+use crate::training::frameworks::{self, NameSuffix, PlacedRole};
 
 /// One Indexed Job for each role, with the role's name, in whose gang a worker has failed so often. A
-/// failed worker is replaced only once it is gone, so that two never hold one rank.
-pub(crate) fn jobs(object: &TrainingJob, suspend: bool, restarts: u32) -> Vec<(String, Job)> {
+/// failed worker is replaced only once it is gone, so that two never hold one rank. The names of the files that
+/// pods mount end in the suffix.
+pub(crate) fn jobs(
+    object: &TrainingJob,
+    suffix: &NameSuffix,
+    suspend: bool,
+    restarts: u32,
+) -> Vec<(String, Job)> {
     let mut rank_offset = 0;
     let roles = object.spec.roles().into_iter().map(|role| {
-        let mut job = job(object, role, rank_offset, suspend);
+        let placed = PlacedRole {
+            object,
+            role,
+            rank_offset,
+            suffix,
+        };
+        let mut job = job(placed, suspend);
         if restarts > 0 {
             let annotations = job.metadata.annotations.get_or_insert_default();
             annotations.insert(RESTARTS_ANNOTATION.to_owned(), restarts.to_string());
@@ -30,7 +42,8 @@ pub(crate) fn jobs(object: &TrainingJob, suspend: bool, restarts: u32) -> Vec<(S
     roles.collect()
 }
 
-fn job(object: &TrainingJob, role: Role<'_>, rank_offset: u32, suspend: bool) -> Job {
+fn job(placed: PlacedRole<'_>, suspend: bool) -> Job {
+    let PlacedRole { object, role, .. } = placed;
     let workers = i32::try_from(role.replicas).unwrap_or(i32::MAX);
     let mut spec = JobSpec {
         completion_mode: Some("Indexed".to_owned()),
@@ -41,13 +54,18 @@ fn job(object: &TrainingJob, role: Role<'_>, rank_offset: u32, suspend: bool) ->
         backoff_limit: Some(i32::MAX),
         pod_failure_policy: Some(ignore_disruptions()),
         pod_replacement_policy: Some("Failed".to_owned()),
-        template: template(object, role, rank_offset),
+        template: template(placed),
         ..JobSpec::default()
     };
     let name = role_job(&object.name_any(), role.name);
     let mut metadata = metadata(object, name, WorkloadKind::TrainingJob, &spec);
     let labels = metadata.labels.get_or_insert_default();
     labels.extend(role_label(role));
+    if object.spec.launcher().is_some() {
+        let annotations = metadata.annotations.get_or_insert_default();
+        let suffix = placed.suffix.as_str().to_owned();
+        annotations.insert(LAUNCHER_FILES_ANNOTATION.to_owned(), suffix);
+    }
     spec.suspend = Some(suspend);
     Job {
         metadata,
@@ -76,7 +94,8 @@ fn role_label(role: Role<'_>) -> Option<(String, String)> {
     named.map(|name| (ROLE_LABEL.to_owned(), name.to_owned()))
 }
 
-fn template(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> PodTemplateSpec {
+fn template(placed: PlacedRole<'_>) -> PodTemplateSpec {
+    let PlacedRole { object, role, .. } = placed;
     let name = object.name_any();
     let mut template = role.template.clone();
     let labels_of_pods = template
@@ -93,11 +112,6 @@ fn template(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> PodTempla
     if object.spec.priority_class_name.is_some() {
         spec.priority_class_name = object.spec.priority_class_name.clone();
     }
-    let placed = PlacedRole {
-        object,
-        role,
-        rank_offset,
-    };
     frameworks::additions(placed).add_to(spec);
     template
 }
@@ -131,9 +145,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::training::frameworks::SuffixKey;
+
+    fn suffix(object: &TrainingJob) -> NameSuffix {
+        SuffixKey::default().suffix(object).unwrap()
+    }
 
     fn only_job(object: &TrainingJob) -> Job {
-        let mut jobs = jobs(object, true, 0);
+        let mut jobs = jobs(object, &suffix(object), true, 0);
         assert_eq!((jobs.len(), jobs[0].0.as_str()), (1, ""));
         jobs.remove(0).1
     }
@@ -248,7 +267,7 @@ mod tests {
                 {"name": "worker", "replicas": 3, "template": template}]},
         }))
         .unwrap();
-        let jobs = jobs(&object, false, 0);
+        let jobs = jobs(&object, &suffix(&object), false, 0);
         let ranks = |job: &Job| {
             let variables = variables(job);
             for (name, expected) in [

@@ -10,6 +10,7 @@ use bursar_api::names::{
 };
 use bursar_api::training::Role;
 use bursar_core::model::{Key, event};
+use bursar_core::plan::JobOrder;
 use bursar_core::training::Retry;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -125,6 +126,13 @@ fn has_condition(job: &Job, kind: &str) -> bool {
         .flat_map(|status| &status.conditions)
         .flatten();
     conditions.any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+/// Whether an order has the Job of a role replaced by a new one. One that runs is of a newer run than the
+/// order knows.
+pub(super) fn is_replaced(order: &JobOrder, role: &str, job: &Job) -> bool {
+    let is_over = finished(job).is_some() || !is_running(job);
+    is_over && order.recreate.iter().any(|name| **name == *role)
 }
 
 /// Whether a Job is let run.

@@ -1,8 +1,9 @@
 //! TrainingJobs: an Indexed Job for each role and a headless Service each.
 
 pub(crate) mod build;
-mod frameworks;
+pub(crate) mod frameworks;
 pub(crate) mod job;
+mod launcher_files;
 pub(crate) mod pod_creation_failures;
 pub(crate) mod pod_group;
 pub(crate) mod status;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{
-    DISRUPTIONS_ANNOTATION, FIELD_MANAGER, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION,
-    RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION,
+    DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
+    RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION,
 };
 use bursar_api::training::{RoleStatus, Workers};
 use bursar_core::model::Key;
@@ -21,11 +22,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::NamespaceResourceScope;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_as_asked, with_timeout};
@@ -34,11 +32,11 @@ use crate::context::Context;
 use crate::events;
 use crate::owned_fields::{concerns_workers, job_patch, service_patch};
 use crate::ownership::{is_owned, stops_dependents};
-use crate::training::frameworks::launcher;
-use crate::training::job::{finished, is_running, restart_at, role_jobs};
+use crate::training::job::{finished, is_replaced, is_running, restart_at, role_jobs};
 use crate::training::pod_group::{GangScheduling, Jobs};
 
-/// Carries out an order, and makes everything that a TrainingJob owns what it should be.
+/// Carries out an order, and makes everything that a TrainingJob owns what it should be. Returns when to look
+/// again at what it owns.
 ///
 /// # Errors
 /// The first call that failed. What a start needs is there before it; nothing keeps a stop waiting.
@@ -47,14 +45,13 @@ pub(crate) async fn apply(
     key: &Key,
     order: Option<&JobOrder>,
     now: Timestamp,
-) -> Result<(), Unapplied> {
+) -> Result<Option<Timestamp>, Unapplied> {
     let Some(object) = cached(&context.stores.jobs, key) else {
-        return Ok(());
+        return Ok(None);
     };
     if object.metadata.deletion_timestamp.is_some() {
-        return stop_deleted(context, key, &object)
-            .await
-            .map_err(Unapplied::before_order);
+        let stopped = stop_deleted(context, key, &object).await;
+        return stopped.map(|()| None).map_err(Unapplied::before_order);
     }
     // its Jobs run, and the order before it is forgotten
     let order = order.filter(|order| !order.cancels_stop);
@@ -64,9 +61,8 @@ pub(crate) async fn apply(
             .await
             .map_err(Unapplied::before_order)?;
         note_order(context, &object, order);
-        return apply_service(context, key, &object)
-            .await
-            .map_err(Unapplied::after_order);
+        let service = apply_service(context, key, &object).await;
+        return service.map(|()| None).map_err(Unapplied::after_order);
     }
     // no more workers start than were paid for
     put_back_jobs(context, &object, concerns_workers, now)
@@ -77,7 +73,8 @@ pub(crate) async fn apply(
         .map_err(Unapplied::before_order)?;
     let jobs = put_back_jobs(context, &object, |_| true, now).await;
     let service = put_back_service(context, key, &object, now).await;
-    jobs.and(service).map_err(Unapplied::after_order)
+    let files = launcher_files::restore(context, key, &object, now).await;
+    jobs.and(service).and(files).map_err(Unapplied::after_order)
 }
 
 /// Puts the Jobs back that somebody has edited so that it matters.
@@ -89,7 +86,8 @@ async fn put_back_jobs(
 ) -> Result<(), ApiError> {
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    let wanted = build::jobs(object, true, 0).into_iter();
+    let suffix = launcher_files::suffix(context, object, None)?;
+    let wanted = build::jobs(object, &suffix, true, 0).into_iter();
     for (role, (_, wanted)) in role_jobs(&context.stores, object).iter().zip(wanted) {
         let Some(found) = role.job.as_ref().filter(|job| finished(job).is_none()) else {
             continue;
@@ -151,7 +149,8 @@ async fn start(
 ) -> Result<(), ApiError> {
     // all of it before the first write: part of a gang would only hold GPUs
     let restarts = order.map_or(0, |order| order.restarts);
-    let wanted = build::jobs(object, order.is_none(), restarts).into_iter();
+    let suffix = launcher_files::suffix(context, object, order)?;
+    let wanted = build::jobs(object, &suffix, order.is_none(), restarts).into_iter();
     let is_done = |role: &str| order.is_some_and(|order| is_done(order, role));
     let wanted = wanted.filter(|(role, _)| !is_done(role));
     let mut jobs: Jobs = wanted
@@ -162,7 +161,7 @@ async fn start(
         .collect::<Result<_, ApiError>>()?;
     apply_service(context, key, object).await?;
     let Some(order) = order else { return Ok(()) };
-    create_files(context, key, object).await?;
+    launcher_files::create(context, key, object, &suffix).await?;
     let restarts_now = jobs.iter().any(|(_, _, found)| {
         let suspended = found.as_deref().filter(|job| !is_running(job));
         suspended.and_then(restart_at).is_some()
@@ -175,10 +174,7 @@ async fn start(
     let mut old: Vec<_> = jobs
         .iter_mut()
         .filter_map(|(role, wanted, found)| {
-            let is_renewed = order.recreate.iter().any(|name| **name == **role);
-            // one that runs is of a newer run than this order knows
-            let is_over = |job: &Job| finished(job).is_some() || !is_running(job);
-            let old = found.take_if(|job| is_renewed && is_over(job))?;
+            let old = found.take_if(|job| is_replaced(order, role, job))?;
             keep_counts(wanted, &old);
             Some(old)
         })
@@ -290,7 +286,8 @@ async fn stop_jobs(
         .restart
         .map_or(order.restarts, |restart| restart.count);
     let mut jobs: Jobs = Vec::new();
-    let all = build::jobs(object, true, restarts).into_iter();
+    let suffix = launcher_files::suffix(context, object, Some(order))?;
+    let all = build::jobs(object, &suffix, true, restarts).into_iter();
     for (role, wanted) in all.filter(|(role, _)| !is_done(order, role)) {
         match found_job(context, object, &wanted) {
             Ok(found) => jobs.push((role, wanted, found)),
@@ -304,11 +301,21 @@ async fn stop_jobs(
     if told.is_ok() {
         assign_group(context, object, &mut jobs).await?;
     }
-    for (_, wanted, found) in jobs {
+    let (there, missing): (Jobs, Jobs) =
+        jobs.into_iter().partition(|(_, _, found)| found.is_some());
+    for (_, wanted, found) in there {
         let this = apply_job(context, key, wanted, found.as_deref(), order).await;
         told = told.and(this);
     }
-    told
+    told?;
+    // those that are made name files that are there, and all of them the same
+    if !missing.is_empty() {
+        launcher_files::create(context, key, object, &suffix).await?;
+    }
+    for (_, wanted, _) in missing {
+        apply_job(context, key, wanted, None, order).await?;
+    }
+    Ok(())
 }
 
 /// Makes the pods of new Jobs members of the gang's PodGroup, where the installation has these.
@@ -332,37 +339,6 @@ async fn apply_service(context: &Context, key: &Key, object: &TrainingJob) -> Re
     apply_if_changed(&api, found.as_deref(), wanted, |_| true)
         .await
         .map(drop)
-}
-
-/// Makes what a launcher and its workers mount, unless it is there. Nobody can change it, and no other
-/// object has these names: what is there is right, and need not be read.
-async fn create_files(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
-    if let Some(config_map) = launcher::config_map(object) {
-        create_unless_there(context, key, &config_map).await?;
-    }
-    if let Some(secret) = launcher::secret(object)? {
-        create_unless_there(context, key, &secret).await?;
-    }
-    Ok(())
-}
-
-async fn create_unless_there<K>(context: &Context, key: &Key, object: &K) -> Result<(), ApiError>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
-    let api: Api<K> = Api::namespaced(context.client.clone(), &key.namespace);
-    let params = PostParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PostParams::default()
-    };
-    match with_timeout("create", api.create(&params, object)).await {
-        Ok(_) | Err(ApiError::AlreadyExists { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Says what was carried out, in an Event.

@@ -1,14 +1,17 @@
 //! The rest of the cluster, a second at a time: garbage collection, the Deployment and Job controllers, the scheduler, the kubelet
 //! and the endpoints.
 
+use std::collections::BTreeSet;
+
 use bursar_api::lenient::Lenient;
 use bursar_api::names::{DELETION_COST_ANNOTATION, KIND_LABEL, SERVING_LABEL, SPEND_FINALIZER};
 use bursar_api::{InferenceDeployment, TrainingJob};
+use bursar_apitest::Server;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service, Volume};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -330,6 +333,7 @@ impl World {
             } else if lifetime.from + SignedDuration::from_secs(1) <= self.now
                 && !pod::is_ready(&pod)
                 && !pod::is_terminal(&pod)
+                && has_volumes(&self.server, &pod)
             {
                 let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": lifetime.from.to_string()});
                 let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": self.now.to_string()});
@@ -479,6 +483,27 @@ impl World {
 
 fn index(pod: &Pod) -> Option<&str> {
     pod.labels().get(INDEX_LABEL).map(String::as_str)
+}
+
+/// Whether the Secrets and ConfigMaps that a pod mounts are there.
+fn has_volumes(server: &Server, pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes).flatten();
+    let names: BTreeSet<&str> = volumes.filter_map(mounted).collect();
+    let mut there: BTreeSet<String> = BTreeSet::new();
+    if !names.is_empty() {
+        let secrets = server.objects::<Secret>();
+        there.extend(secrets.iter().map(ResourceExt::name_any));
+        let maps = server.objects::<ConfigMap>();
+        there.extend(maps.iter().map(ResourceExt::name_any));
+    }
+    names.into_iter().all(|name| there.contains(name))
+}
+
+/// The name of the Secret or the ConfigMap that a volume is.
+pub(in crate::tests) fn mounted(volume: &Volume) -> Option<&str> {
+    let secret = volume.secret.as_ref();
+    let secret = secret.and_then(|secret| secret.secret_name.as_deref());
+    secret.or(volume.config_map.as_ref().map(|map| map.name.as_str()))
 }
 
 fn has_failed(pod: &Pod) -> bool {

@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub(super) use self::cluster::mounted;
 use self::journal::PodLifetime;
 use crate::pod;
 use crate::priority::AllowedClass;

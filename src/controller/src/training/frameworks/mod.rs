@@ -5,6 +5,7 @@
 mod additions;
 mod jax;
 pub(crate) mod launcher;
+mod name_suffix;
 mod placed_role;
 mod plain;
 mod pytorch;
@@ -16,6 +17,7 @@ use bursar_api::training::{Framework, Precision, Role};
 use k8s_openapi::api::core::v1::EnvVar;
 
 pub(crate) use self::additions::Additions;
+pub(crate) use self::name_suffix::{NameSuffix, SuffixKey};
 pub(crate) use self::placed_role::PlacedRole;
 use self::variables::{index, value};
 

@@ -6,6 +6,7 @@ use bursar_api::training::Role;
 use k8s_openapi::api::core::v1::EnvVar;
 use kube::ResourceExt;
 
+use super::name_suffix::NameSuffix;
 use super::variables::{index, value};
 
 /// A role with its place in the gang.
@@ -15,13 +16,14 @@ pub(crate) struct PlacedRole<'a> {
     pub(crate) role: Role<'a>,
     /// Workers of the roles before it.
     pub(crate) rank_offset: u32,
+    /// How the names of the files end that a launcher and its workers mount.
+    pub(crate) suffix: &'a NameSuffix,
 }
 
 impl PlacedRole<'_> {
     /// The DNS name of a worker.
     pub(super) fn address(&self, role: &str, index: u32) -> String {
-        let namespace = self.object.namespace().unwrap_or_default();
-        worker_address(&self.object.name_any(), &namespace, role, index)
+        address(self.object, role, index)
     }
 
     /// The DNS name of the worker that the others look for: worker 0 of the first role.
@@ -40,4 +42,10 @@ impl PlacedRole<'_> {
             _ => None,
         }
     }
+}
+
+/// The DNS name of a worker of a job.
+pub(super) fn address(object: &TrainingJob, role: &str, index: u32) -> String {
+    let namespace = object.namespace().unwrap_or_default();
+    worker_address(&object.name_any(), &namespace, role, index)
 }

@@ -1,10 +1,11 @@
 //! The environment of each framework, as a container of the built Jobs has it.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use bursar_api::TrainingJob;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Secret};
 use serde_json::{Value, json};
 
 use super::*;
@@ -37,8 +38,22 @@ fn with_launcher(framework: &str) -> Value {
     json!({"framework": framework, "roles": [launcher, role("worker", 2, 4)]})
 }
 
+/// The end of the names of an object's files: the same one each time.
+fn suffix(object: &TrainingJob) -> NameSuffix {
+    static KEY: LazyLock<SuffixKey> = LazyLock::new(SuffixKey::default);
+    KEY.suffix(object).unwrap()
+}
+
+fn config_map(object: &TrainingJob) -> Option<ConfigMap> {
+    launcher::config_map(object, &suffix(object))
+}
+
+fn keys(object: &TrainingJob) -> Option<Secret> {
+    launcher::secret(object, &suffix(object)).unwrap()
+}
+
 fn pods(object: &TrainingJob) -> BTreeMap<String, PodSpec> {
-    let jobs = build::jobs(object, true, 0).into_iter();
+    let jobs = build::jobs(object, &suffix(object), true, 0).into_iter();
     let pod = |job: Job| job.spec.unwrap().template.spec.unwrap();
     jobs.map(|(role, job)| (role, pod(job))).collect()
 }
@@ -190,7 +205,7 @@ fn a_launcher_waits_for_its_workers_and_finds_them_in_its_hostfile() {
         command,
         ["/bin/sh", "/etc/mpi/launch.sh", "mpirun", "train"]
     );
-    let files = launcher::config_map(&object).unwrap();
+    let files = config_map(&object).unwrap();
     assert_eq!(files.immutable, Some(true));
     let data = files.data.unwrap();
     let host = |index: u32| format!("llama-worker-{index}.llama.ml.svc");
@@ -222,7 +237,7 @@ fn a_launcher_waits_for_its_workers_and_finds_them_in_its_hostfile() {
 #[test]
 fn the_keys_of_a_job_are_its_own_cannot_change_and_are_what_its_pods_mount() {
     let object = job(with_launcher("Horovod"));
-    let secret = launcher::secret(&object).unwrap().unwrap();
+    let secret = keys(&object).unwrap();
     assert_eq!(secret.immutable, Some(true));
     let owner = &secret.metadata.owner_references.as_ref().unwrap()[0];
     assert_eq!(
@@ -250,8 +265,27 @@ fn the_keys_of_a_job_are_its_own_cannot_change_and_are_what_its_pods_mount() {
     // another job of the same name has another Secret, which no earlier one can be taken for
     let mut other = object.clone();
     other.metadata.uid = Some("v".to_owned());
-    let name = launcher::secret(&other).unwrap().unwrap().metadata.name;
+    let name = keys(&other).unwrap().metadata.name;
     assert_ne!(name, secret.metadata.name);
+}
+
+#[test]
+fn nobody_can_foresee_how_the_files_of_a_job_are_named() {
+    let object = job(with_launcher("MPI"));
+    let (one, other) = (SuffixKey::default(), SuffixKey::default());
+    let of = |key: &SuffixKey| key.suffix(&object).unwrap();
+    assert_ne!(of(&one), of(&other), "all that is public is the same");
+    assert_eq!(
+        of(&one),
+        of(&one),
+        "a start that is tried again makes no more of them"
+    );
+    let name = keys(&object).unwrap().metadata.name.unwrap();
+    assert!(name.ends_with(suffix(&object).as_str()), "{name}");
+    let jobs = build::jobs(&object, &of(&one), true, 0);
+    for (role, job) in jobs {
+        assert_eq!(NameSuffix::on_record(&job), Some(of(&one)), "{role}");
+    }
 }
 
 #[test]
@@ -266,7 +300,7 @@ fn a_worker_runs_sshd_unless_its_template_says_otherwise() {
         script.contains("HostKey=/home/user/.ssh/id_ecdsa"),
         "{script}"
     );
-    let data = launcher::config_map(&object).unwrap().data.unwrap();
+    let data = config_map(&object).unwrap().data.unwrap();
     assert!(data["hostfile"].contains(" slots=2\n"), "{data:?}");
 
     spec["roles"][1]["template"]["spec"]["containers"][0]["command"] = json!(["/start"]);
@@ -274,7 +308,7 @@ fn a_worker_runs_sshd_unless_its_template_says_otherwise() {
     let worker = pods(&object)["worker"].containers[0].clone();
     assert_eq!(worker.command.unwrap(), ["/start"]);
     // whose port and host keys are the image's
-    let secret = launcher::secret(&object).unwrap().unwrap();
+    let secret = keys(&object).unwrap();
     let config = String::from_utf8(secret.data.unwrap()["config"].0.clone()).unwrap();
     assert!(config.contains("StrictHostKeyChecking no"), "{config}");
     assert!(!config.contains("Port"), "{config}");
@@ -300,6 +334,6 @@ fn the_deepspeed_launcher_finds_its_hostfile_where_it_looks() {
 fn a_framework_without_a_launcher_has_no_files() {
     let template = role("", 1, 1)["template"].clone();
     let object = job(json!({"framework": "PyTorch", "replicas": 2, "template": template}));
-    assert!(launcher::secret(&object).unwrap().is_none());
-    assert!(launcher::config_map(&object).is_none());
+    assert!(keys(&object).is_none());
+    assert!(config_map(&object).is_none());
 }

@@ -17,10 +17,11 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 
 use super::additions::{Additions, Command, has_no_command};
-use super::placed_role::PlacedRole;
+use super::name_suffix::NameSuffix;
+use super::placed_role::{PlacedRole, address};
 use super::variables::value;
 use crate::api_calls::ApiError;
-use crate::inference::build::{hash, metadata};
+use crate::inference::build::metadata;
 use crate::pod;
 
 /// The port on which workers take ssh connections where Bursar starts their sshd: one that needs no root.
@@ -57,7 +58,7 @@ pub(super) fn additions(placed: PlacedRole<'_>) -> Additions {
     if placed.role.name != LAUNCHER {
         return Additions {
             env: Vec::new(),
-            volumes: vec![ssh_volume(object, &mpi)],
+            volumes: vec![ssh_volume(placed, &mpi)],
             mounts: vec![ssh],
             command: Some(Command::Default(sshd(&mpi))),
         };
@@ -75,7 +76,7 @@ pub(super) fn additions(placed: PlacedRole<'_>) -> Additions {
     }
     Additions {
         env: environment(object, &mpi),
-        volumes: vec![ssh_volume(object, &mpi), config_volume(object)],
+        volumes: vec![ssh_volume(placed, &mpi), config_volume(placed)],
         mounts,
         command: Some(Command::Prefix(vec![
             "/bin/sh".to_owned(),
@@ -166,17 +167,15 @@ fn runs_sshd(object: &TrainingJob) -> bool {
     })
 }
 
-/// The name of the Secret is that of one TrainingJob only, so that none that was there before is taken for it.
-fn secret_name(object: &TrainingJob) -> String {
-    format!("{}-ssh-{}", object.name_any(), hash(&object.uid()))
+fn secret_name(object: &TrainingJob, suffix: &NameSuffix) -> String {
+    format!("{}-ssh-{}", object.name_any(), suffix.as_str())
 }
 
-/// The name of the ConfigMap changes with what it says, since that cannot be changed.
-fn config_name(object: &TrainingJob, data: &BTreeMap<String, String>) -> String {
-    format!("{}-mpi-{}", object.name_any(), hash(&(object.uid(), data)))
+fn config_name(object: &TrainingJob, suffix: &NameSuffix) -> String {
+    format!("{}-mpi-{}", object.name_any(), suffix.as_str())
 }
 
-fn ssh_volume(object: &TrainingJob, mpi: &MpiSpec) -> Volume {
+fn ssh_volume(placed: PlacedRole<'_>, mpi: &MpiSpec) -> Volume {
     let item = |key: &str, path: &str| KeyToPath {
         key: key.to_owned(),
         path: path.to_owned(),
@@ -191,7 +190,7 @@ fn ssh_volume(object: &TrainingJob, mpi: &MpiSpec) -> Volume {
     Volume {
         name: SSH_VOLUME.to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(secret_name(object)),
+            secret_name: Some(secret_name(placed.object, placed.suffix)),
             default_mode: Some(mode),
             items: Some(items),
             ..SecretVolumeSource::default()
@@ -200,12 +199,11 @@ fn ssh_volume(object: &TrainingJob, mpi: &MpiSpec) -> Volume {
     }
 }
 
-fn config_volume(object: &TrainingJob) -> Volume {
-    let data = files(object);
+fn config_volume(placed: PlacedRole<'_>) -> Volume {
     Volume {
         name: CONFIG_VOLUME.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
-            name: config_name(object, &data),
+            name: config_name(placed.object, placed.suffix),
             default_mode: Some(0o555),
             ..ConfigMapVolumeSource::default()
         }),
@@ -219,12 +217,7 @@ fn files(object: &TrainingJob) -> BTreeMap<String, String> {
     let workers = roles.filter(|role| role.name == WORKER);
     let hosts: Vec<String> = workers
         .flat_map(|role| {
-            let placed = PlacedRole {
-                object,
-                role,
-                rank_offset: 0,
-            };
-            (0..role.replicas).map(move |index| placed.address(role.name, index))
+            (0..role.replicas).map(move |index| address(object, role.name, index))
         })
         .collect();
     let lines = |line: &dyn Fn(&String) -> String| hosts.iter().map(line).collect::<String>();
@@ -244,10 +237,10 @@ fn files(object: &TrainingJob) -> BTreeMap<String, String> {
 }
 
 /// The immutable ConfigMap of a job with a launcher: hostfiles, host discovery and the launcher's wait.
-pub(crate) fn config_map(object: &TrainingJob) -> Option<ConfigMap> {
+pub(crate) fn config_map(object: &TrainingJob, suffix: &NameSuffix) -> Option<ConfigMap> {
     object.spec.launcher()?;
     let data = files(object);
-    let name = config_name(object, &data);
+    let name = config_name(object, suffix);
     Some(ConfigMap {
         metadata: metadata(object, name, WorkloadKind::TrainingJob, &data),
         data: Some(data),
@@ -260,7 +253,10 @@ pub(crate) fn config_map(object: &TrainingJob) -> Option<ConfigMap> {
 ///
 /// # Errors
 /// There was no randomness for a key.
-pub(crate) fn secret(object: &TrainingJob) -> Result<Option<Secret>, ApiError> {
+pub(crate) fn secret(
+    object: &TrainingJob,
+    suffix: &NameSuffix,
+) -> Result<Option<Secret>, ApiError> {
     if object.spec.launcher().is_none() {
         return Ok(None);
     }
@@ -273,7 +269,7 @@ pub(crate) fn secret(object: &TrainingJob) -> Result<Option<Secret>, ApiError> {
         ("config", client_config(&path, runs_sshd(object))),
     ];
     let data = files.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
-    let name = secret_name(object);
+    let name = secret_name(object, suffix);
     Ok(Some(Secret {
         // the hash of what is asked for is of no secret
         metadata: metadata(object, name, WorkloadKind::TrainingJob, &object.uid()),
