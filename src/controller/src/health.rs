@@ -13,6 +13,8 @@ use crate::pod;
 /// A container that has crashed is healthy again once it has run for this long: between two crashes
 /// of a loop it runs too.
 const CRASH_LOOP_RESET: SignedDuration = SignedDuration::from_mins(5);
+/// The containers of a pod that has a node are made within this time, or something keeps the kubelet from it.
+const CREATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
 /// This many crashes are a loop; one may be an accident.
 const LOOP: i32 = 2;
 
@@ -29,7 +31,9 @@ enum PodProblem {
 
 impl PodProblem {
     fn of(pod: &Pod, now: Timestamp) -> Option<Self> {
-        let stuck = pod::start_failure(pod).or_else(|| crashed(pod, 1, now));
+        let stuck = pod::start_failure(pod)
+            .or_else(|| crashed(pod, 1, now))
+            .or_else(|| not_created(pod, now));
         stuck.map(Self::Stuck).or_else(|| {
             let why = pod::unschedulable(pod)?;
             Some(Self::Unschedulable(why.to_owned()))
@@ -105,8 +109,10 @@ pub(crate) fn start_failure(pod: &Pod, now: Timestamp) -> Option<(String, Timest
 }
 
 /// When the condition of these pods changes though nothing happens: a container that has crashed
-/// has run for long enough. Later than `now`.
+/// has run for long enough, or one should have been made. Later than `now`.
 pub(crate) fn changes_at(pods: &[&Pod], now: Timestamp) -> Option<Timestamp> {
+    let late_at = |pod: &Pod| awaits_containers_until(pod).filter(|at| *at > now);
+    let late = alive(pods).filter_map(late_at).min();
     let crashed = alive(pods)
         .flat_map(containers)
         .filter(|container| container.restart_count > 0);
@@ -116,13 +122,36 @@ pub(crate) fn changes_at(pods: &[&Pod], now: Timestamp) -> Option<Timestamp> {
             .ok()?;
         (at > now).then_some(at)
     };
-    crashed.filter_map(well_at).min()
+    crashed.filter_map(well_at).chain(late).min()
 }
 
 /// Pods that neither have ended nor are being deleted.
 fn alive<'a>(pods: &'a [&'a Pod]) -> impl Iterator<Item = &'a Pod> {
     let pods = pods.iter().copied();
     pods.filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
+}
+
+/// Until when the kubelet may take to make the first container of a pod that has a node; `None` if it has
+/// made one.
+fn awaits_containers_until(pod: &Pod) -> Option<Timestamp> {
+    let has_run = |each: &ContainerStatus| {
+        let state = each.state.as_ref();
+        state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    if pod::has_started(pod) || containers(pod).any(has_run) {
+        return None;
+    }
+    pod::bound_at(pod)?.checked_add(CREATION_TIMEOUT).ok()
+}
+
+/// That the kubelet has made no container in time. It says why in Events only.
+fn not_created(pod: &Pod, now: Timestamp) -> Option<String> {
+    awaits_containers_until(pod).filter(|until| *until <= now)?;
+    let minutes = CREATION_TIMEOUT.as_mins();
+    Some(format!(
+        "ContainerCreating for more than {minutes} minutes: a volume, Secret or ConfigMap that it mounts may be \
+         missing, or its image is large; kubectl describe pod shows which"
+    ))
 }
 
 /// Since when the pod has not taken traffic; `None` if it takes it.
@@ -252,6 +281,35 @@ mod tests {
         assert_eq!(changes_at(&pod(0, running(100), true), 101), None);
         let waits = waiting("CrashLoopBackOff");
         assert_eq!(changes_at(&pod(4, waits, false), 101), None);
+    }
+
+    #[test]
+    fn a_pod_whose_containers_are_not_made_for_long_is_named() {
+        let pod = |state: Value| -> Pod {
+            let bound = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": at(10).to_string()});
+            serde_json::from_value(json!({
+                "metadata": {"name": "train-0", "creationTimestamp": at(0).to_string()},
+                "spec": {"nodeName": "gpu-0", "containers": []},
+                "status": {"phase": "Pending", "conditions": [bound], "containerStatuses": [{
+                    "name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]},
+            }))
+            .unwrap()
+        };
+        let waits = pod(waiting("ContainerCreating"));
+        let said = |pod: &Pod, now| condition(&[pod], None, None, at(now));
+        assert_eq!(said(&waits, 309).reason, pods_healthy::HEALTHY);
+        assert_eq!(changes_at(&[&waits], at(309)), Some(at(310)));
+        let late = said(&waits, 310);
+        assert_eq!(late.reason, pods_healthy::POD_STUCK);
+        let words = ["pod train-0", "ContainerCreating", "Secret"];
+        assert!(
+            words.iter().all(|word| late.message.contains(word)),
+            "{}",
+            late.message
+        );
+        assert_eq!(said(&pod(running(200)), 400).reason, pods_healthy::HEALTHY);
+        // which does not say that it will never start
+        assert_eq!(start_failure(&waits, at(400)), None);
     }
 
     #[test]
