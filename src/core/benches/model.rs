@@ -319,6 +319,7 @@ impl Cluster {
             restart_count: 0,
             ended_well: Default::default(),
             success_roles: Default::default(),
+            resumes_whole: false,
             roles: vec![role],
         }
     }

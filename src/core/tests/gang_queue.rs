@@ -66,6 +66,7 @@ fn new_job(second: i64, roles: Vec<Role>) -> Job {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles,
     }
 }
@@ -315,6 +316,7 @@ fn add_tolerating(model: &mut Model, name: &str) {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 8,
@@ -444,6 +446,7 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

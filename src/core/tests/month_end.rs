@@ -87,6 +87,7 @@ fn job() -> Job {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

@@ -66,6 +66,7 @@ fn job(priority: i32, workers: u32) -> Job {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

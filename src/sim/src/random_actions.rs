@@ -160,6 +160,7 @@ impl Simulation {
             restart_count: 0,
             ended_well: Default::default(),
             success_roles: Default::default(),
+            resumes_whole: false,
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),

@@ -320,6 +320,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             restart_count: 0,
             ended_well: Default::default(),
             success_roles: Default::default(),
+            resumes_whole: false,
             roles: vec![role],
         };
         let most = scenario.start_time + scenario.start_time / 10;

@@ -521,6 +521,8 @@ impl TrainingJob {
                 .into_iter()
                 .map(Into::into)
                 .collect(),
+            // a rendezvous waits for all ranks; plain workers may be independent of each other
+            resumes_whole: self.spec.framework != Framework::Plain,
             roles: roles.collect(),
         })
     }

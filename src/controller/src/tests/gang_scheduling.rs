@@ -158,19 +158,24 @@ async fn a_group_of_that_name_that_is_somebody_elses_stops_the_start_and_is_name
     assert_eq!(jobs[0].namespace().as_deref(), Some(NAMESPACE));
 }
 
+/// Workers of a framework wait for all ranks, and start again with those that had ended well.
 #[tokio::test]
-async fn workers_that_have_ended_well_are_not_waited_for() {
-    let mut stage = with(gang("train", 3)).await;
-    let min_count = |stage: &Stage| {
-        let group = groups(stage).remove(0);
-        group.spec.scheduling_policy.gang.unwrap().min_count
-    };
-    suspend(&mut stage, true).await;
-    assert_eq!(min_count(&stage), 3);
-    let ended = Patch::Merge(json!({"status": {"succeeded": 1}}));
-    let params = PatchParams::default();
-    let job = stage.world.api::<Job>();
-    job.patch_status("train", &params, &ended).await.unwrap();
-    suspend(&mut stage, false).await;
-    assert_eq!(min_count(&stage), 2);
+async fn workers_that_have_ended_well_are_waited_for_only_if_they_start_again() {
+    for (framework, expected) in [("Plain", 2), ("PyTorch", 3)] {
+        let mut job = gang("train", 3);
+        job["spec"]["framework"] = json!(framework);
+        let mut stage = with(job).await;
+        let min_count = |stage: &Stage| {
+            let group = groups(stage).remove(0);
+            group.spec.scheduling_policy.gang.unwrap().min_count
+        };
+        suspend(&mut stage, true).await;
+        assert_eq!(min_count(&stage), 3);
+        let ended = Patch::Merge(json!({"status": {"succeeded": 1}}));
+        let params = PatchParams::default();
+        let job = stage.world.api::<Job>();
+        job.patch_status("train", &params, &ended).await.unwrap();
+        suspend(&mut stage, false).await;
+        assert_eq!(min_count(&stage), expected, "{framework}");
+    }
 }

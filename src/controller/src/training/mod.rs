@@ -8,6 +8,7 @@ pub(crate) mod pod_creation_failures;
 pub(crate) mod pod_group;
 pub(crate) mod status;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bursar_api::TrainingJob;
@@ -167,7 +168,13 @@ async fn start(
         suspended.and_then(restart_at).is_some()
     });
     if !order.recreate.is_empty() {
-        record_restarts(context, key, object, order.restarts).await?;
+        let starts_again = |(role, _, found): &(String, Job, Option<Arc<Job>>)| {
+            let is_replaced = |job: &Arc<Job>| is_replaced(order, role, job);
+            let again = found.as_ref().is_none_or(is_replaced);
+            again.then(|| role.clone())
+        };
+        let again = jobs.iter().filter_map(starts_again).collect();
+        record_restarts(context, key, object, order.restarts, &again).await?;
     }
     // no new Job runs while an old one is left: without one of its Jobs a gang is let run again, but
     // one of which only some Jobs were told to is stopped
@@ -202,13 +209,14 @@ fn is_done(order: &JobOrder, role: &str) -> bool {
     order.done.iter().any(|done| **done == *role)
 }
 
-/// Puts on record how often a worker has failed, and that roles that had ended well start again: between a
-/// Job and the next one of its role, only the status knows.
+/// Puts on record how often a worker has failed, and that these roles, which may have ended well, start again:
+/// between a Job and the next one of its role, only the status knows.
 async fn record_restarts(
     context: &Context,
     key: &Key,
     object: &TrainingJob,
     restarts: u32,
+    again: &BTreeSet<String>,
 ) -> Result<(), ApiError> {
     let mut status = json!({"restarts": restarts.max(object.restarts())});
     match object
@@ -217,16 +225,22 @@ async fn record_restarts(
         .filter(|_| !object.ended_well().is_empty())
     {
         Some(old) => {
-            let nothing = |workers: Workers| Workers {
-                succeeded: 0,
-                ..workers
-            };
-            let roles = old.roles.iter().map(|role| RoleStatus {
-                name: role.name.clone(),
-                workers: nothing(role.workers),
+            let roles = old.roles.iter().map(|role| {
+                let mut role = role.clone();
+                if again.contains(&role.name) {
+                    role.workers.succeeded = 0;
+                }
+                role
             });
-            status["workers"] = json!(nothing(old.workers));
-            status["roles"] = json!(roles.collect::<Vec<_>>());
+            let roles: Vec<RoleStatus> = roles.collect();
+            // the only role of the short form is none of them
+            let ended = roles.iter().map(|role| role.workers.succeeded);
+            let succeeded = ended.fold(0, i32::saturating_add);
+            status["workers"] = json!(Workers {
+                succeeded,
+                ..old.workers
+            });
+            status["roles"] = json!(roles);
         }
         None if object.restarts() >= restarts => return Ok(()),
         None => {}

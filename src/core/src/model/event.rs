@@ -405,6 +405,9 @@ pub struct Job {
     /// The roles that decide over its success: once all workers of these have ended well, the gang has
     /// succeeded, and the other workers are stopped. None: all roles do.
     pub success_roles: BTreeSet<Name>,
+    /// Its workers wait for each other, those that had ended well before it was suspended included: it
+    /// resumes with all workers of the roles that have not ended.
+    pub resumes_whole: bool,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
 }

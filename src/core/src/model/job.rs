@@ -289,17 +289,25 @@ impl JobState {
     /// The roles whose Jobs show an earlier run, of which a new one must inherit nothing: neither the
     /// Job's own back-off after failures, nor pods that never stop. When all start again because a
     /// worker ended, these are all roles, those that have ended well included; else, a role that has
-    /// ended is left alone. A Job of an earlier version that has not ended anything is replaced as well: it
+    /// ended is left alone, and one of which only some workers have ended well starts anew if the gang
+    /// resumes as a whole. A Job of an earlier version that has not ended anything is replaced as well: it
     /// would count failures otherwise than the gang does.
     pub(crate) fn roles_to_renew(&self) -> Vec<Name> {
         let restarts = self.restart_on_record().is_some();
         let jobs = self.batch_jobs.iter().filter(|(_, job)| {
             let is_stopped = job.finished.is_some() || !job.running;
             let is_stale = job.failed > 0 || job.replaces_workers;
-            let starts_anew = job.active > 0 || is_stale && job.succeeded == 0;
+            let keeps_ended = job.succeeded > 0 && !self.resumes_whole();
+            let is_partial = job.succeeded > 0 && self.resumes_whole();
+            let starts_anew = job.active > 0 || is_partial || is_stale && !keeps_ended;
             is_stopped && (restarts || job.finished.is_none() && starts_anew)
         });
         jobs.map(|(role, _)| role.clone()).collect()
+    }
+
+    /// Whether workers that have ended well start again with the others of their role.
+    fn resumes_whole(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.resumes_whole)
     }
 
     /// How many workers of a role have ended well and are not started again.
@@ -308,7 +316,11 @@ impl JobState {
             return 0;
         }
         if let Some(job) = self.batch_jobs.get(role) {
-            return job.succeeded;
+            let is_partial = !job.running && job.finished.is_none();
+            return match is_partial && self.resumes_whole() {
+                true => 0,
+                false => job.succeeded,
+            };
         }
         let mut roles = self.spec.iter().flat_map(|spec| &spec.roles);
         let done = roles.find(|found| *found.name == *role && self.is_done(&found.name));
@@ -463,6 +475,7 @@ mod tests {
             restart_count: 0,
             ended_well: Default::default(),
             success_roles: Default::default(),
+            resumes_whole: false,
             roles: ROLES.map(role).into(),
         };
         let key = Key::new("team", "train");

@@ -63,6 +63,7 @@ pub(crate) fn job(workers: u32) -> Job {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         seed: 1,
         roles: vec![Role {
             name: "".into(),

@@ -111,6 +111,7 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 1,

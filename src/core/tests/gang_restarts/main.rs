@@ -12,6 +12,7 @@ mod lost_nodes;
 mod pods;
 mod refused;
 mod refused_jobs;
+mod resumed;
 mod without_node;
 
 use std::collections::BTreeMap;
@@ -77,6 +78,7 @@ pub(crate) fn job(second: i64, workers: u32) -> Job {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

@@ -104,6 +104,7 @@ fn training(model: &mut Model, role: &str) {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![Role {
             name: role.into(),
             replicas: 1,

@@ -36,6 +36,7 @@ fn job(suspend: bool) -> Job {
         restart_count: 0,
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles: vec![role("master"), role("worker")],
     }
 }

@@ -328,6 +328,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         restart_count: more(rng).u32(0..2),
         ended_well: Default::default(),
         success_roles: Default::default(),
+        resumes_whole: false,
         roles,
     }
 }
