@@ -1,5 +1,6 @@
 //! The pod template of a workload: its rules and its schema.
 
+use bursar_core::pricing::is_gpu;
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use schemars::{Schema, SchemaGenerator};
 
@@ -58,6 +59,16 @@ macro_rules! gpu_resources {
     };
 }
 
+/// CEL: no container of a list sets `NVIDIA_VISIBLE_DEVICES`.
+macro_rules! shows_no_devices {
+    ($containers:literal) => {
+        concat!(
+            $containers,
+            ".all(c, !has(c.env) || c.env.all(e, e.name != 'NVIDIA_VISIBLE_DEVICES'))"
+        )
+    };
+}
+
 /// CEL: some container of a pod's specification asks for GPUs.
 macro_rules! asks_for_gpus {
     ($spec:literal) => {
@@ -86,6 +97,19 @@ pub const ROLE_GPU_RULE: &str = concat!(
 /// The message of [`ROLE_GPU_RULE`].
 pub const ROLE_GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; only roles named launcher, ps or evaluator may be without GPUs, and then without resourceClaims";
+/// CEL, on a role of a TrainingJob: one without GPUs does not ask its node's runtime for them.
+pub const DEVICES_RULE: &str = concat!(
+    "!(self.name in ['launcher', 'ps', 'evaluator']) || !has(self.template.spec) || ",
+    asks_for_gpus!("self.template.spec"),
+    " || (",
+    shows_no_devices!("self.template.spec.containers"),
+    " && (!has(self.template.spec.initContainers) || ",
+    shows_no_devices!("self.template.spec.initContainers"),
+    "))"
+);
+/// The message of [`DEVICES_RULE`].
+pub const DEVICES_MESSAGE: &str = "env of containers and initContainers must not set NVIDIA_VISIBLE_DEVICES in a role without GPUs, \
+    which would get them without paying: leave it out, or ask for nvidia.com/gpu in resources.limits";
 /// The message of [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";
@@ -160,6 +184,21 @@ pub fn containers(template: &PodTemplateSpec) -> &[Container] {
         .spec
         .as_ref()
         .map_or(&[], |spec| spec.containers.as_slice())
+}
+
+/// Whether some container of a template asks for GPUs.
+pub fn asks_for_gpus(template: &PodTemplateSpec) -> bool {
+    let resources = containers(template)
+        .iter()
+        .filter_map(|each| each.resources.as_ref());
+    let mut limits = resources.flat_map(|resources| resources.limits.iter().flatten());
+    limits.any(|(resource, _)| is_gpu(resource))
+}
+
+/// Whether a container runs what its image says.
+pub fn has_no_command(container: &Container) -> bool {
+    let is_empty = |words: &Option<Vec<String>>| words.as_ref().is_none_or(Vec::is_empty);
+    is_empty(&container.command) && is_empty(&container.args)
 }
 
 /// A PodTemplateSpec's schema.

@@ -1,7 +1,7 @@
 //! Frameworks of a TrainingJob: their names, the variables that are theirs alone, and the roles that
 //! they know.
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub const WORKER: &str = "worker";
 pub const TENSORFLOW_PORT: u16 = 2222;
 /// Where a launcher's and its workers' ssh files are, unless the job says otherwise.
 pub(crate) const SSH_AUTH_MOUNT_PATH: &str = "/root/.ssh";
+
+/// The variable by which an image asks the NVIDIA container runtime for GPUs.
+pub const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 
 /// Linux takes no variable longer than 128 KiB. `TF_CONFIG` names every worker, so that many long names
 /// could make a container that cannot be started.
@@ -253,6 +256,7 @@ pub(super) fn check(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resu
             );
             return Err(FieldError::new(field, why));
         }
+        check_devices(role, &field)?;
     }
     match spec.framework {
         Framework::TensorFlow => {
@@ -284,6 +288,35 @@ fn set_variable(
         variables.map(move |variable| (index, variable.name.as_str()))
     });
     variables.into_iter().find(|(_, name)| is_own(name))
+}
+
+/// A role without GPUs does not ask its node's runtime for them.
+fn check_devices(role: Role<'_>, field: &str) -> Result<(), FieldError> {
+    if !matches!(role.name, LAUNCHER | "ps" | "evaluator") || template::asks_for_gpus(role.template)
+    {
+        return Ok(());
+    }
+    let spec = role.template.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_deref());
+    let lists = [
+        ("containers", template::containers(role.template)),
+        ("initContainers", init.unwrap_or_default()),
+    ];
+    for (list, containers) in lists {
+        let shows = |each: &Container| {
+            let mut names = each.env.iter().flatten().map(|variable| &variable.name);
+            names.any(|name| name == VISIBLE_DEVICES)
+        };
+        if let Some(index) = containers.iter().position(shows) {
+            let field = format!("{field}.spec.{list}[{index}].env");
+            let why = format!(
+                "must not set {VISIBLE_DEVICES} in a role without GPUs: leave it out, or ask for nvidia.com/gpu in \
+                 resources.limits"
+            );
+            return Err(FieldError::new(field, why));
+        }
+    }
+    Ok(())
 }
 
 fn check_task_types(spec: &TrainingJobSpec) -> Result<(), FieldError> {

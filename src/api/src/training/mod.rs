@@ -20,7 +20,9 @@ use crate::quantities::FieldError;
 use crate::spend::SpendSummary;
 use crate::template;
 
-pub use self::framework::{Framework, LAUNCHER, Precision, TENSORFLOW_PORT, WORKER};
+pub use self::framework::{
+    Framework, LAUNCHER, Precision, TENSORFLOW_PORT, VISIBLE_DEVICES, WORKER,
+};
 
 /// Workers that all roles may have together.
 const MAX_WORKERS: u32 = 1000;
@@ -194,7 +196,10 @@ fn default_ssh_auth_mount_path() -> String {
 /// Workers of a gang that are alike.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(template::ROLE_GPU_RULE).message(template::ROLE_GPU_MESSAGE).field_path(".template"))]
+#[x_kube(
+    validation = Rule::new(template::ROLE_GPU_RULE).message(template::ROLE_GPU_MESSAGE).field_path(".template"),
+    validation = Rule::new(template::DEVICES_RULE).message(template::DEVICES_MESSAGE).field_path(".template")
+)]
 pub struct RoleSpec {
     /// Its name.
     #[schemars(length(max = 20))]

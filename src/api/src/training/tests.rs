@@ -64,6 +64,38 @@ fn a_template_that_sets_what_the_framework_sets_is_refused_with_the_variable() {
     assert!(why.contains("OMPI_MCA_orte_default_hostfile"), "{why}");
 }
 
+/// A runtime would give such a pod all GPUs of its node, and nobody pays for them.
+#[test]
+fn a_role_without_gpus_that_asks_the_runtime_for_them_is_refused_with_the_field() {
+    let of = |name: &str, gpus: bool, list: &str| {
+        let limits = match gpus {
+            true => json!({"nvidia.com/gpu": "1"}),
+            false => json!({"cpu": "1"}),
+        };
+        let env = json!([{"name": "A"}, {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]);
+        let mut servers = role(name, 1);
+        let spec = &mut servers["template"]["spec"];
+        spec["containers"][0]["resources"]["limits"] = limits;
+        spec[list] = match list {
+            "containers" => {
+                json!([{"name": "c", "env": env, "resources": spec["containers"][0]["resources"]}])
+            }
+            _ => json!([{"name": "i"}, {"name": "j", "env": env}]),
+        };
+        fault(json!({"framework": "TensorFlow", "roles": [role("worker", 1), servers]}))
+    };
+    for name in ["ps", "evaluator"] {
+        let (field, why) = of(name, false, "containers").unwrap();
+        assert_eq!(field, "spec.roles[1].template.spec.containers[0].env");
+        let words = ["NVIDIA_VISIBLE_DEVICES", "leave it out", "resources.limits"];
+        assert!(words.iter().all(|word| why.contains(word)), "{why}");
+        let (field, _) = of(name, false, "initContainers").unwrap();
+        assert_eq!(field, "spec.roles[1].template.spec.initContainers[1].env");
+        // whoever has GPUs is charged for them
+        assert_eq!(of(name, true, "containers"), None);
+    }
+}
+
 #[test]
 fn precision_and_a_template_that_sets_it_are_not_both_taken() {
     let spec = |precision: Value| {

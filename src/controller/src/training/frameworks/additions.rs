@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Volume, VolumeMount
 pub(crate) struct Additions {
     /// Variables of all containers, ahead of their own.
     pub(super) env: Vec<EnvVar>,
+    /// Variables of all containers and init containers in the place of their own, whatever these say.
+    pub(super) fixed_env: Vec<EnvVar>,
     pub(super) volumes: Vec<Volume>,
     /// Mounts of the first container.
     pub(super) mounts: Vec<VolumeMount>,
@@ -39,6 +41,10 @@ impl Additions {
         for container in &mut spec.containers {
             add_variables(container, &self.env);
         }
+        let init = spec.init_containers.iter_mut().flatten();
+        for container in init.chain(&mut spec.containers) {
+            set_variables(container, &self.fixed_env);
+        }
         let Some(first) = spec.containers.first_mut() else {
             return;
         };
@@ -69,8 +75,11 @@ fn add_variables(container: &mut Container, variables: &[EnvVar]) {
     own.splice(0..0, missing);
 }
 
-/// Whether a container runs what its image says.
-pub(super) fn has_no_command(container: &Container) -> bool {
-    let is_empty = |words: &Option<Vec<String>>| words.as_ref().is_none_or(Vec::is_empty);
-    is_empty(&container.command) && is_empty(&container.args)
+fn set_variables(container: &mut Container, variables: &[EnvVar]) {
+    if variables.is_empty() {
+        return;
+    }
+    let own = container.env.get_or_insert_default();
+    own.retain(|each| variables.iter().all(|fixed| fixed.name != each.name));
+    own.extend_from_slice(variables);
 }

@@ -13,7 +13,7 @@ mod tensorflow;
 mod variables;
 
 use bursar_api::TrainingJob;
-use bursar_api::training::{Framework, Precision, Role};
+use bursar_api::training::{Framework, Precision, Role, VISIBLE_DEVICES};
 use k8s_openapi::api::core::v1::EnvVar;
 
 pub(crate) use self::additions::Additions;
@@ -33,10 +33,11 @@ pub(crate) fn additions(placed: PlacedRole<'_>) -> Additions {
         ]);
     }
     env.extend(spec.precision.into_iter().flat_map(precision));
-    if !asks_for_gpus(placed.role) {
-        // an image may ask for all GPUs of its node: a runtime gives them to pods that were given none
-        env.push(value("NVIDIA_VISIBLE_DEVICES", "void"));
-    }
+    // an image may ask for all GPUs of its node: a runtime gives them to pods that were given none
+    let fixed_env = match asks_for_gpus(placed.role) {
+        true => Vec::new(),
+        false => vec![value(VISIBLE_DEVICES, "void")],
+    };
     let mut all = match spec.framework {
         _ if spec.launcher().is_some() => launcher::additions(placed),
         Framework::PyTorch | Framework::DeepSpeed => Additions::of(pytorch::environment(placed)),
@@ -48,7 +49,11 @@ pub(crate) fn additions(placed: PlacedRole<'_>) -> Additions {
         }
     };
     env.append(&mut all.env);
-    Additions { env, ..all }
+    Additions {
+        env,
+        fixed_env,
+        ..all
+    }
 }
 
 /// The port that workers of a framework connect to, for the headless Service, which wants one.

@@ -127,6 +127,55 @@ fn tensorflow_roles_are_task_types_and_an_evaluator_is_outside_the_cluster() {
     assert_eq!(object.spec.success_roles(), ["chief"]);
 }
 
+/// Whatever the template says, which may be older than the rule against it.
+#[test]
+fn no_container_of_a_role_without_gpus_gets_those_of_its_node() {
+    let mut servers = role("ps", 1, 0);
+    let all =
+        json!([{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}, {"name": "A", "value": "1"}]);
+    let spec = &mut servers["template"]["spec"];
+    spec["containers"][0]["env"] = all.clone();
+    spec["initContainers"] = json!([{"name": "init", "env": all}, {"name": "bare"}]);
+    let object: TrainingJob = serde_json::from_value(json!({
+        "metadata": {"name": "llama", "namespace": "ml", "uid": "u"},
+        "spec": {"framework": "TensorFlow", "roles": [role("worker", 1, 1), servers]},
+    }))
+    .unwrap();
+    let pod = &pods(&object)["ps"];
+    let containers = pod.containers.iter();
+    for container in containers.chain(pod.init_containers.iter().flatten()) {
+        let env = container.env.as_ref().unwrap();
+        let mut visible = env.iter().filter(|each| each.name == VISIBLE_DEVICES);
+        let value = visible.next().and_then(|each| each.value.as_deref());
+        assert_eq!(
+            (value, visible.next()),
+            (Some("void"), None),
+            "{}",
+            container.name
+        );
+    }
+}
+
+#[test]
+fn torchrun_starts_a_process_for_each_gpu_unless_the_template_says_otherwise() {
+    let processes = |limits: Value, env: Value| {
+        let container = json!({"name": "c", "env": env, "resources": {"limits": limits}});
+        let template = json!({"spec": {"containers": [container]}});
+        let object = job(json!({"framework": "PyTorch", "replicas": 2, "template": template}));
+        of_worker(&object, "", 0).get("PET_NPROC_PER_NODE").cloned()
+    };
+    let none = || json!([]);
+    let eight = json!({"nvidia.com/gpu": "8"});
+    assert_eq!(processes(eight.clone(), none()).as_deref(), Some("8"));
+    let own = json!([{"name": "PET_NPROC_PER_NODE", "value": "2"}]);
+    assert_eq!(processes(eight, own).as_deref(), Some("2"));
+    // one process uses one part at most
+    assert_eq!(
+        processes(json!({"nvidia.com/mig-1g.10gb": "2"}), none()),
+        None
+    );
+}
+
 #[test]
 fn jax_processes_know_their_coordinator_their_number_and_their_id() {
     let object = job(json!({"framework": "JAX", "roles": [
