@@ -157,9 +157,9 @@ mod tests {
         jobs.remove(0).1
     }
 
-    /// What the first version of Bursar made, but for the links to Services and what counts failures.
+    /// What the first version of Bursar made, but for the links to Services, what counts failures and processes.
     const SHORT_FORM_JOB: &str = concat!(
-        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"2ec9deeb342b3a7a"},"#,
+        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"93aed345fd71940a"},"#,
         r#""labels":{"app.kubernetes.io/managed-by":"bursar","bursar.dev/kind":"TrainingJob","bursar.dev/workload":"llama"},"#,
         r#""name":"llama","namespace":"ml","ownerReferences":[{"apiVersion":"bursar.dev/v1alpha1","controller":true,"#,
         r#""kind":"TrainingJob","name":"llama","uid":"u"}]},"spec":{"backoffLimit":2147483647,"completionMode":"Indexed","#,
@@ -171,7 +171,7 @@ mod tests {
         r#"{"name":"PET_MASTER_ADDR","value":"llama-0.llama.ml.svc"},{"name":"PET_MASTER_PORT","value":"29500"},"#,
         r#"{"name":"PET_NNODES","value":"4"},{"name":"PET_NODE_RANK","valueFrom":"#,
         r#"{"fieldRef":{"fieldPath":"metadata.annotations['batch.kubernetes.io/job-completion-index']"}}},"#,
-        r#"{"name":"MASTER_PORT","value":"1"}],"image":"i","name":"w","resources":{"limits":{"nvidia.com/gpu":"1"}}}],"#,
+        r#"{"name":"PET_NPROC_PER_NODE","value":"1"},{"name":"MASTER_PORT","value":"1"}],"image":"i","name":"w","resources":{"limits":{"nvidia.com/gpu":"1"}}}],"#,
         r#""enableServiceLinks":false,"#,
         r#""nodeSelector":{"pool":"a"},"priorityClassName":"high","restartPolicy":"Never","subdomain":"llama","#,
         r#""terminationGracePeriodSeconds":60}}}}"#
