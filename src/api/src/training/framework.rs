@@ -25,6 +25,8 @@ pub const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 /// Linux takes no variable longer than 128 KiB. `TF_CONFIG` names every worker, so that many long names
 /// could make a container that cannot be started.
 const MAX_TF_CONFIG: usize = 120 * 1024;
+/// All containers of a pod have it, and the API server stores no object of more than 1.5 MiB.
+const MAX_TF_CONFIG_OF_POD: usize = 512 * 1024;
 
 /// CEL: the containers of template `T` set none of a list of variables.
 macro_rules! sets_none {
@@ -361,8 +363,19 @@ fn check_tf_config(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resul
     };
     let roles = spec.roles();
     let sum = roles.iter().map(bytes).fold(0, usize::saturating_add);
+    let containers = roles
+        .iter()
+        .map(|role| template::containers(role.template).len());
+    let containers = containers.max().unwrap_or(0);
     match sum {
-        ..=MAX_TF_CONFIG => Ok(()),
+        ..=MAX_TF_CONFIG if sum.saturating_mul(containers) <= MAX_TF_CONFIG_OF_POD => Ok(()),
+        ..=MAX_TF_CONFIG => {
+            let why = format!(
+                "have so many workers that TF_CONFIG would have {sum} bytes in each of {containers} containers, and those of a \
+                 pod may have {MAX_TF_CONFIG_OF_POD} together: give the templates fewer containers, or the job fewer workers"
+            );
+            Err(FieldError::new("spec.roles", why))
+        }
         _ => {
             let why = format!(
                 "have so many workers with such long names that TF_CONFIG would have {sum} bytes, and a variable may have \

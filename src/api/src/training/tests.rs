@@ -156,6 +156,27 @@ fn a_cluster_description_that_no_variable_can_hold_is_refused() {
     );
 }
 
+/// The API server stores no pod of more than 1.5 MiB, and each container has the description.
+#[test]
+fn a_cluster_description_that_no_pod_can_hold_in_all_its_containers_is_refused() {
+    let of = |containers: usize| {
+        let mut workers = role("worker", 900);
+        let list = &mut workers["template"]["spec"]["containers"];
+        *list = json!(vec![list[0].clone(); containers]);
+        fault_of(
+            &"a".repeat(50),
+            json!({"framework": "TensorFlow", "roles": [workers]}),
+        )
+    };
+    assert_eq!(of(4), None);
+    let (field, why) = of(5).unwrap();
+    assert_eq!(field, "spec.roles");
+    assert!(
+        why.contains("5 containers") && why.contains("fewer containers"),
+        "{why}"
+    );
+}
+
 #[test]
 fn a_launcher_has_a_command_and_workers_and_is_alone() {
     let of =
