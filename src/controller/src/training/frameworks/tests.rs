@@ -269,6 +269,9 @@ fn a_launcher_waits_for_its_workers_and_finds_them_in_its_hostfile() {
         ("OMPI_MCA_orte_keep_fqdn_hostnames", "true"),
         ("I_MPI_HYDRA_HOST_FILE", "/etc/mpi/hydra_hostfile"),
         ("HYDRA_HOST_FILE", "/etc/mpi/hydra_hostfile"),
+        // by which processes of MPICH and Intel MPI connect back
+        ("HYDRA_IFACE", "eth0"),
+        ("I_MPI_HYDRA_IFACE", "eth0"),
         ("NVIDIA_VISIBLE_DEVICES", "void"),
     ] {
         assert_eq!(variables[name], value, "{name}");

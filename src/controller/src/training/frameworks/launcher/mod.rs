@@ -33,6 +33,8 @@ const DEEPSPEED_HOSTFILE: &str = "/job/hostfile";
 /// Home of the user root, whose ssh files only that one may read. Other users are given files of root, and
 /// ssh wants a file to be private of its own user only.
 const ROOT_SSH: &str = "/root/.ssh";
+/// The network interface of a pod, as container runtimes name it.
+const INTERFACE: &str = "eth0";
 const CONFIG_VOLUME: &str = "bursar-mpi";
 const SSH_VOLUME: &str = "bursar-ssh";
 /// Open MPI's form, which horovodrun and deepspeed read too.
@@ -126,6 +128,9 @@ fn environment(object: &TrainingJob, mpi: &MpiSpec) -> Vec<EnvVar> {
         value("I_MPI_HYDRA_HOST_FILE", &hydra),
         value("I_MPI_HYDRA_BOOTSTRAP", "ssh"),
         value("I_MPI_PERHOST", slots(object)),
+        // processes connect back to the launcher: by its address, since they do not find its hostname
+        value("HYDRA_IFACE", INTERFACE),
+        value("I_MPI_HYDRA_IFACE", INTERFACE),
     ];
     if mpi.ssh_auth_mount_path == ROOT_SSH {
         all.extend([
