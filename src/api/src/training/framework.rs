@@ -64,7 +64,7 @@ macro_rules! has_launcher {
 }
 
 /// The rules of frameworks on the specification, and their messages.
-pub(super) const RULES: [(&str, &str); 9] = [
+pub(super) const RULES: [(&str, &str); 11] = [
     (
         concat!(
             "self.framework != 'TensorFlow' || ",
@@ -138,6 +138,26 @@ pub(super) const RULES: [(&str, &str); 9] = [
             ")"
         ),
         "mpi is for jobs of framework MPI, Horovod or DeepSpeed with a role named launcher: leave it out",
+    ),
+    (
+        concat!(
+            "!(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            has_launcher!(),
+            ") || (has(self.mpi) && self.mpi.sshAuthMountPath != '/root/.ssh') || self.roles.all(r, !has(r.template.spec) \
+             || !has(r.template.spec.securityContext) || !has(r.template.spec.securityContext.fsGroup))"
+        ),
+        "template.spec.securityContext.fsGroup would let a group read the ssh key, and ssh takes no such key of root: leave it out, or \
+         set mpi.sshAuthMountPath to the .ssh of another user's home",
+    ),
+    (
+        concat!(
+            "!has(self.successPolicy) || !('worker' in self.successPolicy.roles) || !(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            has_launcher!(),
+            ") || self.roles.exists(r, r.name == 'worker' && has(r.template.spec) && (has(r.template.spec.containers[0].command) \
+             || has(r.template.spec.containers[0].args)))"
+        ),
+        "successPolicy.roles must not name worker where Bursar starts its sshd, which runs until it is stopped: name launcher alone, or \
+         give the workers a command",
     ),
 ];
 
@@ -269,8 +289,7 @@ pub(super) fn check(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resu
             let why = "must be a launcher, whose command is mpirun or horovodrun, and a worker";
             Err(FieldError::new("spec.roles", why))
         }
-        _ if spec.launcher().is_some() => check_launcher(spec),
-        _ if spec.mpi.is_some() => {
+        _ if spec.launcher().is_none() && spec.mpi.is_some() => {
             let why =
                 "is for jobs of framework MPI, Horovod or DeepSpeed with a role named launcher";
             Err(FieldError::new("spec.mpi", why))
@@ -385,30 +404,6 @@ fn check_tf_config(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resul
             Err(FieldError::new("spec.roles", why))
         }
     }
-}
-
-fn check_launcher(spec: &TrainingJobSpec) -> Result<(), FieldError> {
-    let error = |field: String, why: &str| Err(FieldError::new(field, why));
-    if spec.roles.len() != 2 || !spec.roles.iter().any(|role| role.name == WORKER) {
-        let why = "must be launcher and worker, and no others, of a job with a launcher";
-        return error("spec.roles".to_owned(), why);
-    }
-    for (index, role) in spec.roles.iter().enumerate() {
-        let field = format!("spec.roles[{index}]");
-        if role.name != LAUNCHER {
-            continue;
-        }
-        if role.replicas != 1 {
-            return error(format!("{field}.replicas"), "must be 1 of a launcher");
-        }
-        let first = template::containers(&role.template).first();
-        let command = first.and_then(|container| container.command.as_ref());
-        if command.is_none_or(Vec::is_empty) {
-            let why = "is missing: Bursar waits for the workers before it, and cannot read it from the image";
-            return error(format!("{field}.template.spec.containers[0].command"), why);
-        }
-    }
-    Ok(())
 }
 
 /// The roles whose end is the job's, where the job does not say it: what a launcher or a chief has done

@@ -1,13 +1,14 @@
 //! TrainingJob: a gang of workers that runs as a whole or waits.
 
 mod framework;
+mod launcher;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bursar_core::model::event;
 use bursar_core::plan::LimitedBy;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::{Rule, validate};
 use kube::{CustomResource, KubeSchema, ResourceExt};
@@ -69,6 +70,8 @@ const MAX_WORKERS: u32 = 1000;
     validation = Rule::new(framework::RULES[6].0).message(framework::RULES[6].1),
     validation = Rule::new(framework::RULES[7].0).message(framework::RULES[7].1),
     validation = Rule::new(framework::RULES[8].0).message(framework::RULES[8].1),
+    validation = Rule::new(framework::RULES[9].0).message(framework::RULES[9].1),
+    validation = Rule::new(framework::RULES[10].0).message(framework::RULES[10].1),
     validation = Rule::new("!has(self.successPolicy) || (has(self.roles) && self.successPolicy.roles.all(n, self.roles.exists(r, r.name == n)))")
         .message("successPolicy.roles must name roles of the job"),
     validation = Rule::new("self.framework == oldSelf.framework \
@@ -399,6 +402,14 @@ impl TrainingJobSpec {
         roles.find(|role| role.name == LAUNCHER)
     }
 
+    /// Whether a launcher's workers run the sshd that Bursar starts: their first container says nothing else.
+    pub fn runs_sshd(&self) -> bool {
+        let roles = self.roles.iter().filter(|role| role.name == WORKER);
+        let mut first = roles.map(|role| template::containers(&role.template).first());
+        let runs = |first: Option<&Container>| first.is_none_or(template::has_no_command);
+        self.launcher().is_some() && first.all(runs)
+    }
+
     /// The roles whose end is the job's; none where that of all is.
     pub fn success_roles(&self) -> Vec<&str> {
         match &self.success_policy {
@@ -417,7 +428,8 @@ impl TrainingJobSpec {
                 return Err(FieldError::new("spec.successPolicy.roles", why));
             }
         }
-        framework::check(self, name, namespace)
+        framework::check(self, name, namespace)?;
+        launcher::check(self)
     }
 
     fn check_roles(&self, name: &str) -> Result<(), FieldError> {

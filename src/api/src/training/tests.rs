@@ -177,6 +177,43 @@ fn a_cluster_description_that_no_pod_can_hold_in_all_its_containers_is_refused()
     );
 }
 
+fn launched(framework: &str, command: Value, workers: i32) -> Value {
+    json!({"framework": framework, "roles": [launcher(command), role("worker", workers)]})
+}
+
+#[test]
+fn workers_whose_sshd_never_ends_do_not_decide_over_success() {
+    let mut spec = launched("MPI", json!(["mpirun"]), 2);
+    spec["successPolicy"] = json!({"roles": ["launcher", "worker"]});
+    let (field, why) = fault(spec.clone()).unwrap();
+    assert_eq!(field, "spec.successPolicy.roles");
+    assert!(why.contains("launcher alone"), "{why}");
+    spec["roles"][1]["template"]["spec"]["containers"][0]["command"] = json!(["/start"]);
+    assert_eq!(fault(spec), None);
+}
+
+#[test]
+fn a_group_that_could_read_the_key_of_root_is_refused() {
+    let mut spec = launched("MPI", json!(["mpirun"]), 2);
+    spec["roles"][1]["template"]["spec"]["securityContext"] = json!({"fsGroup": 2000});
+    let (field, why) = fault(spec.clone()).unwrap();
+    assert_eq!(field, "spec.roles[1].template.spec.securityContext.fsGroup");
+    assert!(why.contains("sshAuthMountPath"), "{why}");
+    spec["mpi"] = json!({"sshAuthMountPath": "/home/mpiuser/.ssh"});
+    assert_eq!(fault(spec), None);
+}
+
+#[test]
+fn deepspeed_is_told_to_start_the_only_worker_by_ssh() {
+    let of = |words: &[&str], workers| fault(launched("DeepSpeed", json!(words), workers));
+    let (field, why) = of(&["/usr/bin/deepspeed", "train.py"], 1).unwrap();
+    assert_eq!(field, "spec.roles[0].template.spec.containers[0].command");
+    assert!(why.contains("--force_multi"), "{why}");
+    assert_eq!(of(&["deepspeed", "--force_multi", "train.py"], 1), None);
+    assert_eq!(of(&["deepspeed", "train.py"], 2), None);
+    assert_eq!(of(&["/start.sh"], 1), None, "what a script does is its own");
+}
+
 #[test]
 fn a_launcher_has_a_command_and_workers_and_is_alone() {
     let of =

@@ -1,5 +1,6 @@
 //! What is added to a pod template.
 
+use bursar_api::template;
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Volume, VolumeMount};
 
 /// What is added to the pods of a role.
@@ -58,7 +59,7 @@ impl Additions {
             Some(Command::Prefix(prefix)) => {
                 first.command.get_or_insert_default().splice(0..0, prefix);
             }
-            Some(Command::Default(command)) if has_no_command(first) => {
+            Some(Command::Default(command)) if template::has_no_command(first) => {
                 first.command = Some(command);
             }
             _ => {}

@@ -11,12 +11,12 @@ use bursar_api::spend::WorkloadKind;
 use bursar_api::training::{Framework, LAUNCHER, MpiSpec, WORKER};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapVolumeSource, Container, EnvVar, KeyToPath, Secret, SecretVolumeSource,
-    Volume, VolumeMount,
+    ConfigMap, ConfigMapVolumeSource, EnvVar, KeyToPath, Secret, SecretVolumeSource, Volume,
+    VolumeMount,
 };
 use kube::ResourceExt;
 
-use super::additions::{Additions, Command, has_no_command};
+use super::additions::{Additions, Command};
 use super::name_suffix::NameSuffix;
 use super::placed_role::{PlacedRole, address};
 use super::variables::value;
@@ -162,16 +162,6 @@ fn sshd(mpi: &MpiSpec) -> Vec<String> {
     ["/bin/sh", "-c", &script].map(str::to_owned).into()
 }
 
-/// Whether workers run that sshd: then ssh knows its port and its key.
-fn runs_sshd(object: &TrainingJob) -> bool {
-    let roles = object.spec.roles().into_iter();
-    let mut workers = roles.filter(|role| role.name == WORKER);
-    workers.all(|role| {
-        let first: Option<&Container> = bursar_api::template::containers(role.template).first();
-        first.is_none_or(has_no_command)
-    })
-}
-
 fn secret_name(object: &TrainingJob, suffix: &NameSuffix) -> String {
     format!("{}-ssh-{}", object.name_any(), suffix.as_str())
 }
@@ -271,7 +261,7 @@ pub(crate) fn secret(
         (PRIVATE_KEY.0, keys.private_pem),
         ("authorized_keys", format!("{}\n", keys.public_line)),
         ("known_hosts", format!("* {}\n", keys.public_line)),
-        ("config", client_config(&path, runs_sshd(object))),
+        ("config", client_config(&path, object.spec.runs_sshd())),
     ];
     let data = files.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
     let name = secret_name(object, suffix);
