@@ -314,6 +314,16 @@ fn the_keys_of_a_job_are_its_own_cannot_change_and_are_what_its_pods_mount() {
         assert_eq!(mounted.secret_name, secret.metadata.name, "{role}");
         assert_eq!(mounted.default_mode, Some(0o600), "only root reads it");
     }
+    let files = |pod: &PodSpec| {
+        let volumes = pod.volumes.iter().flatten();
+        let items = volumes.filter_map(|volume| volume.secret.as_ref()?.items.as_ref());
+        let paths = items.flatten().map(|item| item.path.clone());
+        paths.collect::<Vec<_>>()
+    };
+    let worker = files(&pods(&object)["worker"]);
+    for file in ["id_ecdsa", "id_rsa"] {
+        assert!(worker.contains(&file.to_owned()), "{worker:?}");
+    }
     // another job of the same name has another Secret, which no earlier one can be taken for
     let mut other = object.clone();
     other.metadata.uid = Some("v".to_owned());
@@ -338,6 +348,55 @@ fn nobody_can_foresee_how_the_files_of_a_job_are_named() {
     for (role, job) in jobs {
         assert_eq!(NameSuffix::on_record(&job), Some(of(&one)), "{role}");
     }
+}
+
+/// What the launcher's wait says and returns, with an ssh that does this.
+fn launch(ssh: &str) -> (bool, String) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("hostfile"), "worker-0 slots=1\n").unwrap();
+    std::fs::write(path("ssh"), format!("#!/bin/sh\n{ssh}\n")).unwrap();
+    std::fs::set_permissions(path("ssh"), PermissionsExt::from_mode(0o755)).unwrap();
+    let hostfile = path("hostfile").display().to_string();
+    let script = include_str!("launcher/launch.sh").replace("/etc/mpi/hostfile", &hostfile);
+    std::fs::write(path("launch.sh"), script).unwrap();
+    let output = std::process::Command::new("/bin/sh")
+        .args([
+            path("launch.sh").as_os_str(),
+            "echo".as_ref(),
+            "trained".as_ref(),
+        ])
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+        .env("BURSAR_WORKERS_TIMEOUT", "2")
+        .env("FOLDER", folder.path())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_launcher_whose_key_is_refused_ends_at_once_with_the_reason() {
+    let (succeeded, said) =
+        launch("echo 'root@worker-0: Permission denied (publickey).' >&2; exit 255");
+    assert!(
+        !succeeded && said.contains("worker worker-0 refuses the ssh key"),
+        "{said}"
+    );
+    assert!(said.contains("Permission denied (publickey)"), "{said}");
+}
+
+#[test]
+fn a_launcher_waits_for_a_worker_that_does_not_listen_yet() {
+    let refused = "echo 'connect to host worker-0 port 2222: Connection refused' >&2; exit 255";
+    let then_well = format!("[ -e $FOLDER/asked ] && exit 0; touch $FOLDER/asked; {refused}");
+    assert_eq!(launch(&then_well), (true, "trained\n".to_owned()));
+    let (succeeded, said) = launch(refused);
+    assert!(
+        !succeeded && said.contains("no ssh connection within 2 seconds"),
+        "{said}"
+    );
 }
 
 #[test]

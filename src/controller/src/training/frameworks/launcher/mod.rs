@@ -33,8 +33,6 @@ const DEEPSPEED_HOSTFILE: &str = "/job/hostfile";
 /// Home of the user root, whose ssh files only that one may read. Other users are given files of root, and
 /// ssh wants a file to be private of its own user only.
 const ROOT_SSH: &str = "/root/.ssh";
-/// The network interface of a pod, as container runtimes name it.
-const INTERFACE: &str = "eth0";
 const CONFIG_VOLUME: &str = "bursar-mpi";
 const SSH_VOLUME: &str = "bursar-ssh";
 /// Open MPI's form, which horovodrun and deepspeed read too.
@@ -43,8 +41,14 @@ const HOSTFILE: &str = "hostfile";
 const HYDRA_HOSTFILE: &str = "hydra_hostfile";
 const DISCOVER_HOSTS: &str = "discover_hosts.sh";
 const LAUNCH: &str = "launch.sh";
-/// Keys of the Secret, and the files that they become.
-const PRIVATE_KEY: (&str, &str) = ("ssh-privatekey", "id_ecdsa");
+/// The key of the Secret with the private key, ...
+const PRIVATE_KEY: &str = "ssh-privatekey";
+/// ... the file that it becomes, ...
+const KEY_FILE: &str = "id_ecdsa";
+/// ... and the same for images with a configuration of their own for ssh or sshd, which name this one.
+const KEY_FILE_OF_IMAGES: &str = "id_rsa";
+/// The network interface of a pod, as container runtimes name it.
+const INTERFACE: &str = "eth0";
 const PUBLIC_FILES: [&str; 3] = ["authorized_keys", "known_hosts", "config"];
 
 /// The files and variables of a launcher or of its workers.
@@ -145,7 +149,7 @@ fn environment(object: &TrainingJob, mpi: &MpiSpec) -> Vec<EnvVar> {
 fn sshd(mpi: &MpiSpec) -> Vec<String> {
     let path = &mpi.ssh_auth_mount_path;
     let options = [
-        format!("HostKey={path}/{}", PRIVATE_KEY.1),
+        format!("HostKey={path}/{KEY_FILE}"),
         format!("AuthorizedKeysFile={path}/authorized_keys"),
         // the volume's directory is open to all, as volumes of Secrets are
         "StrictModes=no".to_owned(),
@@ -176,7 +180,10 @@ fn ssh_volume(placed: PlacedRole<'_>, mpi: &MpiSpec) -> Volume {
         path: path.to_owned(),
         ..KeyToPath::default()
     };
-    let mut items = vec![item(PRIVATE_KEY.0, PRIVATE_KEY.1)];
+    let mut items = vec![
+        item(PRIVATE_KEY, KEY_FILE),
+        item(PRIVATE_KEY, KEY_FILE_OF_IMAGES),
+    ];
     items.extend(PUBLIC_FILES.map(|file| item(file, file)));
     let mode = match mpi.ssh_auth_mount_path == ROOT_SSH {
         true => 0o600,
@@ -258,7 +265,7 @@ pub(crate) fn secret(
     let keys = ssh_keys::generate()?;
     let path = settings(object).ssh_auth_mount_path;
     let files = [
-        (PRIVATE_KEY.0, keys.private_pem),
+        (PRIVATE_KEY, keys.private_pem),
         ("authorized_keys", format!("{}\n", keys.public_line)),
         ("known_hosts", format!("* {}\n", keys.public_line)),
         ("config", client_config(&path, object.spec.runs_sshd())),
@@ -284,7 +291,6 @@ fn client_config(path: &str, runs_sshd: bool) -> String {
         false => "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n".to_owned(),
     };
     format!(
-        "Host *\n  IdentityFile {path}/{}\n  IdentitiesOnly yes\n  PasswordAuthentication no\n  LogLevel ERROR\n{hosts}",
-        PRIVATE_KEY.1
+        "Host *\n  IdentityFile {path}/{KEY_FILE}\n  IdentitiesOnly yes\n  PasswordAuthentication no\n  LogLevel ERROR\n{hosts}"
     )
 }
