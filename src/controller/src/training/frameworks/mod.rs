@@ -39,7 +39,7 @@ pub(crate) fn additions(placed: PlacedRole<'_>) -> Additions {
         false => vec![value(VISIBLE_DEVICES, "void")],
     };
     let mut all = match spec.framework {
-        _ if spec.launcher().is_some() => launcher::additions(placed),
+        _ if spec.launcher().is_some() => launcher::additions(placed, &env),
         Framework::PyTorch | Framework::DeepSpeed => Additions::of(pytorch::environment(placed)),
         Framework::TensorFlow => Additions::of(tensorflow::environment(placed)),
         Framework::Jax => Additions::of(jax::environment(placed)),

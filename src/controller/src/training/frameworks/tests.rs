@@ -350,6 +350,22 @@ fn nobody_can_foresee_how_the_files_of_a_job_are_named() {
     }
 }
 
+/// sshd passes no variable of its container on.
+#[test]
+fn processes_that_sshd_starts_have_the_precision_of_the_job() {
+    let mut spec = with_launcher("DeepSpeed");
+    spec["precision"] = json!("bf16");
+    let object = job(spec);
+    let script = pods(&object)["worker"].containers[0]
+        .command
+        .clone()
+        .unwrap()
+        .remove(2);
+    let expected = "-o \"SetEnv=BURSAR_ROLE=worker BURSAR_ROLE_RANK=$BURSAR_ROLE_RANK BURSAR_RANK_OFFSET=1 \
+                    BURSAR_PRECISION=bf16 ACCELERATE_MIXED_PRECISION=bf16\"";
+    assert!(script.contains(expected), "{script}");
+}
+
 /// What the launcher's wait says and returns, with an ssh that does this.
 fn launch(ssh: &str) -> (bool, String) {
     use std::os::unix::fs::PermissionsExt;

@@ -51,8 +51,8 @@ const KEY_FILE_OF_IMAGES: &str = "id_rsa";
 const INTERFACE: &str = "eth0";
 const PUBLIC_FILES: [&str; 3] = ["authorized_keys", "known_hosts", "config"];
 
-/// The files and variables of a launcher or of its workers.
-pub(super) fn additions(placed: PlacedRole<'_>) -> Additions {
+/// The files and variables of a launcher or of its workers, which have the variables `env` besides.
+pub(super) fn additions(placed: PlacedRole<'_>, env: &[EnvVar]) -> Additions {
     let object = placed.object;
     let mpi = settings(object);
     let ssh = VolumeMount {
@@ -63,10 +63,10 @@ pub(super) fn additions(placed: PlacedRole<'_>) -> Additions {
     };
     if placed.role.name != LAUNCHER {
         return Additions {
-            env: Vec::new(),
             volumes: vec![ssh_volume(placed, &mpi)],
             mounts: vec![ssh],
-            command: Some(Command::Default(sshd(&mpi))),
+            command: Some(Command::Default(sshd(&mpi, env))),
+            ..Additions::default()
         };
     }
     let config = |path: &str, file: Option<&str>| VolumeMount {
@@ -88,6 +88,7 @@ pub(super) fn additions(placed: PlacedRole<'_>) -> Additions {
             "/bin/sh".to_owned(),
             format!("{CONFIG_PATH}/{LAUNCH}"),
         ])),
+        ..Additions::default()
     }
 }
 
@@ -145,8 +146,9 @@ fn environment(object: &TrainingJob, mpi: &MpiSpec) -> Vec<EnvVar> {
     all
 }
 
-/// What a worker runs that says nothing else: the image's sshd, which takes the job's key alone and shows it.
-fn sshd(mpi: &MpiSpec) -> Vec<String> {
+/// What a worker runs that says nothing else: the image's sshd, which takes the job's key alone and shows it. What
+/// it starts has the variables `env`: of those of its container it passes none on.
+fn sshd(mpi: &MpiSpec, env: &[EnvVar]) -> Vec<String> {
     let path = &mpi.ssh_auth_mount_path;
     let options = [
         format!("HostKey={path}/{KEY_FILE}"),
@@ -159,9 +161,15 @@ fn sshd(mpi: &MpiSpec) -> Vec<String> {
         "PidFile=none".to_owned(),
     ];
     let options = options.map(|option| format!("-o {option}")).join(" ");
+    // none of their values has a blank; the shell knows those that differ from worker to worker
+    let assigned = env.iter().map(|variable| match &variable.value {
+        Some(value) => format!("{}={value}", variable.name),
+        None => format!("{0}=${0}", variable.name),
+    });
+    let assigned = assigned.collect::<Vec<_>>().join(" ");
     // Debian's sshd wants a directory that a container without an init lacks
     let script = format!(
-        "mkdir -p /run/sshd 2>/dev/null; exec /usr/sbin/sshd -D -e -f /dev/null -p {SSH_PORT} {options}"
+        "mkdir -p /run/sshd 2>/dev/null; exec /usr/sbin/sshd -D -e -f /dev/null -p {SSH_PORT} {options} -o \"SetEnv={assigned}\""
     );
     ["/bin/sh", "-c", &script].map(str::to_owned).into()
 }
@@ -218,9 +226,7 @@ fn files(object: &TrainingJob) -> BTreeMap<String, String> {
     let roles = object.spec.roles().into_iter();
     let workers = roles.filter(|role| role.name == WORKER);
     let hosts: Vec<String> = workers
-        .flat_map(|role| {
-            (0..role.replicas).map(move |index| address(object, role.name, index))
-        })
+        .flat_map(|role| (0..role.replicas).map(move |index| address(object, role.name, index)))
         .collect();
     let lines = |line: &dyn Fn(&String) -> String| hosts.iter().map(line).collect::<String>();
     let files = [
