@@ -1,0 +1,152 @@
+//! What the converters of training jobs have in common: roles, restarts, the run policy of
+//! Kubeflow.
+
+use bursar_api::training::Framework;
+use serde_json::{Value, json};
+
+use super::draft::Draft;
+use super::fields::Fields;
+use super::pod_template::gpus;
+
+/// The most workers of a job, and the most restarts.
+const MAX_WORKERS: i64 = 1000;
+const MAX_RESTARTS: i64 = 100;
+/// Roles that may be without GPUs.
+const WITHOUT_GPUS: [&str; 3] = ["launcher", "ps", "evaluator"];
+
+/// Workers that are alike.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Workers {
+    /// The name of their role.
+    pub(crate) role: String,
+    pub(crate) replicas: i64,
+    pub(crate) template: Value,
+}
+
+/// Sets the framework and the workers: in the short form if there is one role, else as roles.
+pub(crate) fn set_workers(draft: &mut Draft<'_>, framework: Framework, roles: Vec<Workers>) {
+    let report = draft.report();
+    draft.set("framework", framework.as_str());
+    let replicas = |workers: &Workers, path: &str| {
+        let near = workers.replicas.clamp(1, MAX_WORKERS);
+        if near != workers.replicas {
+            let why = format!("was {}: Bursar takes 1 to {MAX_WORKERS}", workers.replicas);
+            report.changed(format!("{path}.replicas"), why);
+        }
+        near
+    };
+    let needs_gpus = |workers: &Workers, path: &str| {
+        if gpus(&workers.template).is_empty() && !WITHOUT_GPUS.contains(&workers.role.as_str()) {
+            let field = format!("{path}.template.spec.containers");
+            let why = "GPUs: resources.limits of one container at least, such as nvidia.com/gpu: 1. Bursar runs GPU workloads only";
+            report.missing(field, why);
+        }
+    };
+    match roles.as_slice() {
+        [] => report.missing("spec.template", "the source has no workers"),
+        [workers] => {
+            draft.set("replicas", replicas(workers, "spec"));
+            draft.set("template", workers.template.clone());
+            needs_gpus(workers, "spec");
+        }
+        several => {
+            let mut list = Vec::new();
+            for (index, workers) in several.iter().enumerate() {
+                let path = format!("spec.roles[{index}]");
+                list.push(json!({
+                    "name": workers.role,
+                    "replicas": replicas(workers, &path),
+                    "template": workers.template,
+                }));
+                needs_gpus(workers, &path);
+            }
+            draft.set("roles", list);
+        }
+    }
+}
+
+/// Sets how often all workers start again. `limit` is what the source says of it.
+pub(crate) fn set_restarts(draft: &mut Draft<'_>, limit: i64, was: &str) {
+    let near = limit.clamp(0, MAX_RESTARTS);
+    draft.set("restarts", near);
+    let report = draft.report();
+    if near == limit {
+        let why = format!(
+            "{was}; here each failure of a worker counts once, and all workers start again"
+        );
+        report.note("spec.restarts", why);
+    } else {
+        report.changed(
+            "spec.restarts",
+            format!("was {limit}: Bursar takes 0 to {MAX_RESTARTS}"),
+        );
+    }
+}
+
+/// Whether Kueue decides when an object runs: then it is Kueue that has suspended it.
+pub(crate) fn is_queued_by_kueue(object: &Value) -> bool {
+    object["metadata"]["labels"]["kueue.x-k8s.io/queue-name"].is_string()
+}
+
+/// Sets `suspend`, unless Kueue has set the source's.
+pub(crate) fn set_suspend(draft: &mut Draft<'_>, fields: &mut Fields<'_>, by_kueue: bool) {
+    if by_kueue && fields.has("suspend") {
+        fields.drop_field(
+            "suspend",
+            "Kueue sets it while the job waits in its queue; Bursar has a queue of its own",
+        );
+    } else if fields.boolean("suspend") == Some(true) {
+        draft.set("suspend", true);
+    }
+}
+
+/// Reports the fields that jobs of several kinds have, and Bursar's have not.
+pub(crate) fn drop_lifetime(fields: &mut Fields<'_>) {
+    for (name, why) in [
+        (
+            "ttlSecondsAfterFinished",
+            "a job that has ended stays until it is deleted",
+        ),
+        (
+            "activeDeadlineSeconds",
+            "a job has no deadline: a BudgetPolicy limits what it may cost",
+        ),
+        ("managedBy", "Bursar runs it"),
+    ] {
+        fields.drop_field(name, why);
+    }
+}
+
+/// Takes the run policy of Kubeflow's jobs, and returns its `backoffLimit`.
+pub(crate) fn take_run_policy(
+    draft: &mut Draft<'_>,
+    mut policy: Fields<'_>,
+    by_kueue: bool,
+) -> Option<i64> {
+    set_suspend(draft, &mut policy, by_kueue);
+    drop_lifetime(&mut policy);
+    policy.drop_field("cleanPodPolicy", CLEAN_POD_POLICY);
+    let mut scheduling = policy.object("schedulingPolicy");
+    if let Some(class) = scheduling
+        .text("priorityClass")
+        .filter(|class| !class.is_empty())
+    {
+        draft.set("priorityClassName", class);
+    }
+    for (name, why) in [
+        ("minAvailable", "all workers start together, or none does"),
+        ("minResources", "the room is that of all workers"),
+        ("queue", "a namespace has one queue"),
+        (
+            "scheduleTimeoutSeconds",
+            "a job waits until there is room: the chart's nodeAutoscaling.nodeStartTimeout is for new nodes",
+        ),
+    ] {
+        scheduling.drop_field(name, why);
+    }
+    policy.integer("backoffLimit")
+}
+
+/// Why it is not there.
+pub(crate) const CLEAN_POD_POLICY: &str =
+    "the pods of a run stay until the next one or until the job is deleted; they hold no GPUs";
