@@ -1,0 +1,304 @@
+//! A TrainJob of Kubeflow Trainer becomes a TrainingJob, together with the runtime that it refers
+//! to.
+
+use bursar_api::training::Framework;
+use serde_json::{Map, Value, json};
+
+use super::draft::{Draft, DraftKind};
+use super::fields::Fields;
+use super::objects::{Objects, metadata};
+use super::pod_template;
+use super::report::Report;
+use super::training::{Workers, is_queued_by_kueue, set_suspend, set_workers};
+
+/// The group of TrainJobs and their runtimes.
+pub(crate) const GROUP: &str = "trainer.kubeflow.org";
+/// The container of a runtime's pods that trains.
+const NODE: &str = "node";
+
+pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Value {
+    let mut fields = Fields::new("", object.clone(), report);
+    fields.ignore(&["apiVersion", "kind", "status"]);
+    let mut draft = Draft::new(DraftKind::TrainingJob, fields.object("metadata"));
+    let mut spec = fields.object("spec");
+    let by_kueue = is_queued_by_kueue(object);
+    set_suspend(&mut draft, &mut spec, by_kueue);
+    super::training::drop_lifetime(&mut spec);
+    spec.drop_field(
+        "initializer",
+        "nothing fetches models or data before the workers start: an init container of the template may",
+    );
+    for name in ["runtimePatches", "podTemplateOverrides", "podSpecOverrides"] {
+        spec.drop_field(
+            name,
+            "it changes the pods of the runtime: change the template here",
+        );
+    }
+    let mut reference = spec.object("runtimeRef");
+    reference.ignore(&["apiGroup"]);
+    let kind = reference.text("kind");
+    let kind = kind.unwrap_or_else(|| "ClusterTrainingRuntime".to_owned());
+    let name = reference.text("name").unwrap_or_default();
+    let namespace = draft.namespace().map(str::to_owned);
+    let runtime = objects.find((GROUP, &kind), &name, namespace.as_deref());
+    if runtime.is_none() {
+        let unread = match objects.unread.is_empty() {
+            true => "give it in the same file".to_owned(),
+            false => objects.unread.join("; "),
+        };
+        report.missing(
+            "spec.template",
+            format!("what {kind} {name} has: image, command and volumes of the workers. It was not found: {unread}"),
+        );
+    }
+    let runtime = Runtime::new(runtime, &kind, &name, report);
+    let framework = runtime.framework;
+    report.note("spec.framework", format!("by {}", runtime.evidence));
+    let mut trainer = spec.object("trainer");
+    let nodes = trainer.integer("numNodes").or(runtime.nodes).unwrap_or(1);
+    let own = trainer.text("numProcPerNode");
+    let processes = own.or_else(|| runtime.processes.clone());
+    let mut roles = Vec::new();
+    let has_launcher = runtime.launcher.is_some();
+    for (role, template) in [
+        ("launcher", runtime.launcher),
+        ("worker", Some(runtime.node)),
+    ] {
+        let Some(template) = template else { continue };
+        let mut template = template;
+        // the trainer's command is the launcher's, if there is one
+        if role == "launcher" || !has_launcher {
+            apply_command(&mut template, &object["spec"]["trainer"]);
+        }
+        apply_node(&mut template, &object["spec"]["trainer"]);
+        let job = if role == "launcher" { role } else { NODE };
+        let path = format!("runtime.replicatedJobs[{job}].template");
+        let fields = Fields::new(path, template, report);
+        roles.push(Workers {
+            role: role.to_owned(),
+            replicas: if role == "launcher" { 1 } else { nodes },
+            template: pod_template::convert(fields, framework),
+        });
+    }
+    trainer.ignore(&["image", "command", "args", "env", "resourcesPerNode"]);
+    if has_launcher {
+        if let Some(slots) = processes
+            .as_deref()
+            .and_then(|text| text.parse::<i64>().ok())
+        {
+            draft.set("mpi.slotsPerWorker", slots);
+        }
+        if let Some(path) = runtime.ssh_path {
+            draft.set("mpi.sshAuthMountPath", path);
+        }
+    } else if let (Framework::PyTorch, Some(processes)) = (framework, &processes) {
+        for workers in &mut roles {
+            super::pytorchjob::set_processes(&mut workers.template, processes);
+        }
+    }
+    let launcher_command = roles
+        .first()
+        .map(|first| &first.template["spec"]["containers"][0]["command"]);
+    if has_launcher && launcher_command.is_some_and(Value::is_null) {
+        report.missing(
+            "spec.roles[0].template.spec.containers[0].command",
+            "the launcher's program: Bursar waits for the workers before it, and cannot read it from the image",
+        );
+    }
+    set_workers(&mut draft, framework, roles);
+    draft.finish()
+}
+
+/// What a TrainJob's runtime says.
+struct Runtime {
+    framework: Framework,
+    /// Where the framework shows, in words.
+    evidence: String,
+    nodes: Option<i64>,
+    processes: Option<String>,
+    ssh_path: Option<String>,
+    /// The template of its workers.
+    node: Value,
+    launcher: Option<Value>,
+}
+
+impl Runtime {
+    /// Reads a runtime. Of one that was not found, the name of the framework may be in its own.
+    fn new(runtime: Option<&Value>, kind: &str, name: &str, report: &Report) -> Self {
+        let object = runtime.cloned().unwrap_or_default();
+        let label = object["metadata"]["labels"]["trainer.kubeflow.org/framework"].clone();
+        let mut spec = Fields::new("runtime.spec", object["spec"].clone(), report);
+        let mut policy = spec.object("mlPolicy");
+        let nodes = policy.integer("numNodes");
+        let declared: Vec<String> = ["torch", "mpi", "jax", "tensorflow"]
+            .into_iter()
+            .filter(|name| policy.has(name))
+            .map(str::to_owned)
+            .collect();
+        let mut torch = policy.object("torch");
+        let mut mpi = policy.object("mpi");
+        let processes = torch
+            .text("numProcPerNode")
+            .or_else(|| mpi.text("numProcPerNode"));
+        torch.drop_field(
+            "elasticPolicy",
+            "the number of workers does not change while a job runs",
+        );
+        mpi.ignore(&["mpiImplementation"]);
+        mpi.ignore_value("runLauncherAsNode", &json!(false));
+        mpi.drop_field(
+            "runLauncherAsNode",
+            "processes run on the workers alone, of which there are numNodes",
+        );
+        let ssh_path = mpi.text("sshAuthMountPath");
+        policy.ignore(&["jax", "tensorflow"]);
+        let (framework, evidence) = framework(&declared, label.as_str(), (kind, name));
+        spec.drop_field("podGroupPolicy", "all workers start together, or none does");
+        let mut template = spec.object("template");
+        let mut job_set = template.object("spec");
+        job_set.ignore(&["network", "successPolicy"]);
+        let mut node = Value::Null;
+        let mut launcher = None;
+        for mut replicated in job_set.objects("replicatedJobs") {
+            let name = replicated.text("name").unwrap_or_default();
+            match name.as_str() {
+                NODE => {
+                    replicated.ignore(&["dependsOn", "replicas"]);
+                    node = pod_template_of(&mut replicated);
+                }
+                "launcher" => {
+                    replicated.ignore(&["dependsOn", "replicas"]);
+                    launcher = Some(pod_template_of(&mut replicated));
+                }
+                _ => {
+                    let path = replicated.location().to_owned();
+                    drop(replicated.into_rest());
+                    let why = "only the jobs node and launcher run: an init container of the template may do what this one does";
+                    report.dropped(format!("{path} ({name})"), why);
+                }
+            }
+        }
+        template.drop_field(
+            "metadata",
+            "labels and annotations of a JobSet have nothing to be at",
+        );
+        if node.is_null() {
+            node = json!({"spec": {"containers": [{"name": NODE}]}});
+        }
+        Self {
+            framework,
+            evidence,
+            nodes,
+            processes,
+            ssh_path,
+            node,
+            launcher,
+        }
+    }
+}
+
+/// The pod template of a replicated job of a JobSet.
+fn pod_template_of(replicated: &mut Fields<'_>) -> Value {
+    let mut job = replicated.object("template");
+    job.ignore(&["metadata"]);
+    let mut spec = job.object("spec");
+    spec.ignore(&[
+        "parallelism",
+        "completions",
+        "completionMode",
+        "backoffLimit",
+    ]);
+    spec.take("template").unwrap_or_default()
+}
+
+/// The framework of a runtime, by its policy, its label, or its name.
+fn framework(
+    declared: &[String],
+    label: Option<&str>,
+    (kind, name): (&str, &str),
+) -> (Framework, String) {
+    let known = |text: &str| match text {
+        "torch" | "torchtune" => Some(Framework::PyTorch),
+        "jax" => Some(Framework::Jax),
+        "tensorflow" => Some(Framework::TensorFlow),
+        "deepspeed" => Some(Framework::DeepSpeed),
+        "mpi" | "mlx" => Some(Framework::Mpi),
+        _ => None,
+    };
+    if let Some((label, framework)) = label.and_then(|label| Some((label, known(label)?))) {
+        return (
+            framework,
+            format!("label trainer.kubeflow.org/framework: {label}"),
+        );
+    }
+    if let Some((policy, framework)) = declared
+        .iter()
+        .find_map(|policy| Some((policy, known(policy)?)))
+    {
+        return (framework, format!("mlPolicy.{policy} of the runtime"));
+    }
+    let first = name.split('-').next().unwrap_or_default();
+    match known(first) {
+        Some(framework) => (framework, format!("the name of {kind} {name}")),
+        None => (
+            Framework::Plain,
+            format!("nothing: {kind} {name} does not say one"),
+        ),
+    }
+}
+
+/// The container of a template that trains.
+fn node_container(template: &mut Value) -> Option<&mut Map<String, Value>> {
+    let containers = template.pointer_mut("/spec/containers")?.as_array_mut()?;
+    let index = containers
+        .iter()
+        .position(|each| each["name"] == NODE)
+        .unwrap_or(0);
+    containers.get_mut(index)?.as_object_mut()
+}
+
+/// Puts the trainer's command into a template.
+fn apply_command(template: &mut Value, trainer: &Value) {
+    let Some(container) = node_container(template) else {
+        return;
+    };
+    if !trainer["command"].is_null() {
+        // the runtime's arguments are those of the runtime's command
+        container.remove("args");
+    }
+    for name in ["command", "args"] {
+        if !trainer[name].is_null() {
+            container.insert(name.to_owned(), trainer[name].clone());
+        }
+    }
+}
+
+/// Puts the trainer's image, variables and resources into a template.
+fn apply_node(template: &mut Value, trainer: &Value) {
+    let Some(container) = node_container(template) else {
+        return;
+    };
+    for (own, theirs) in [("image", "image"), ("resources", "resourcesPerNode")] {
+        if !trainer[theirs].is_null() {
+            container.insert(own.to_owned(), trainer[theirs].clone());
+        }
+    }
+    let Some(added) = trainer["env"].as_array() else {
+        return;
+    };
+    let variables = container.entry("env").or_insert_with(|| json!([]));
+    if let Value::Array(variables) = variables {
+        variables.retain(|variable| !added.iter().any(|new| new["name"] == variable["name"]));
+        variables.extend(added.iter().cloned());
+    }
+}
+
+/// The runtime that a TrainJob refers to, by kind and name.
+pub(crate) fn runtime_of(object: &Value) -> Option<(String, String)> {
+    let reference = &object["spec"]["runtimeRef"];
+    let kind = reference["kind"]
+        .as_str()
+        .unwrap_or("ClusterTrainingRuntime");
+    metadata(object, "name")?;
+    Some((kind.to_owned(), reference["name"].as_str()?.to_owned()))
+}
