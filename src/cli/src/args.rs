@@ -6,6 +6,7 @@ use crate::check::CheckArgs;
 use crate::client::Connection;
 use crate::completion::{CandidatesArgs, CompletionArgs};
 use crate::explain::ExplainArgs;
+use crate::import::ImportArgs;
 use crate::ledger::LedgerCommand;
 use crate::pause::PauseArgs;
 use crate::prices::PricesCommand;
@@ -58,6 +59,13 @@ pub(crate) enum Command {
         after_help = "Example: kubectl bursar check -A\nExample: kubectl bursar check infd/chat -n team"
     )]
     Check(CheckArgs),
+    /// Print the InferenceDeployment or TrainingJob that a HorizontalPodAutoscaler, a ScaledObject, a
+    /// Deployment or a job of Kubeflow or Kubernetes becomes, with a comment for each field that was dropped
+    /// and why. Changes nothing. Exits with 3 if something was dropped or changed, or has to be filled in.
+    #[command(
+        after_help = "Example: kubectl bursar import hpa chat -n team --dry-run=server\nExample: kubectl bursar import pytorchjob -f job.yaml"
+    )]
+    Import(ImportArgs),
     /// Import prices into the cluster, or find nodes without one.
     Prices {
         /// The command.

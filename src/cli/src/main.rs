@@ -1,5 +1,5 @@
-//! `kubectl bursar`: the leader's decisions and their reasons, the emergency stop, costs, prices, and
-//! the ledger's safe-keeping.
+//! `kubectl bursar`: the leader's decisions and their reasons, the emergency stop, costs, prices, the
+//! ledger's safe-keeping, and the way here from other tools.
 //!
 //! | module | subject |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `check` | objects that cannot be read, and what keeps requests from waking a service |
 //! | `completion` | completion of the command line in a shell |
 //! | `client` | the client for the cluster, and errors in words |
+//! | `import` | manifests of other autoscalers and job controllers as Bursar's |
 //! | `explain` | the last decision, and what figures of money are the sum of |
 //! | `pause` | pauses and resumes the cluster, a namespace or a workload |
 //! | `top` | which workloads hold GPUs now |
@@ -26,6 +27,7 @@ mod completion;
 mod explain;
 mod focus;
 mod format;
+mod import;
 mod ledger;
 mod output_file;
 mod pause;
@@ -77,6 +79,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Import(args) => return Ok(import::run(client, &args).await?),
         Command::Prices { command } => return Ok(prices::run(client, &command).await?),
         Command::Ledger { command } => return Ok(ledger::run(client, &command).await?),
         Command::Completion(args) => completion::script::<Arguments>(&args, &mut stdout()),
