@@ -44,12 +44,32 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// Where one command of a shell ends and the next begins.
+const SEPARATORS: [char; 3] = [';', '&', '|'];
+
+/// A word of a shell, and the separators at its ends as words of their own.
+fn parts(word: &str) -> impl Iterator<Item = &str> {
+    let rest = word.trim_start_matches(SEPARATORS);
+    let (before, rest) = word.split_at(word.len() - rest.len());
+    let (rest, after) = rest.split_at(rest.trim_end_matches(SEPARATORS).len());
+    [before, rest, after]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+}
+
+fn is_separator(word: &str) -> bool {
+    !word.is_empty() && word.trim_matches(SEPARATORS).is_empty()
+}
+
 impl Container {
     fn new(container: &Value) -> Self {
         let lines = list(&container["command"]).chain(list(&container["args"]));
         let words = lines
             .filter_map(Value::as_str)
             .flat_map(str::split_whitespace)
+            // the end of a line that goes on
+            .filter(|word| *word != "\\")
+            .flat_map(parts)
             .map(|word| word.trim_matches(['"', '\'']).to_owned());
         let port = |port: &Value| {
             let number = port["containerPort"].as_u64()?;
@@ -82,16 +102,28 @@ impl Container {
         Some(&variables.find(|(own, _)| own == name)?.1)
     }
 
-    /// The value of a flag, `--flag VALUE` or `--flag=VALUE`; of several, the last one, as programs
-    /// read them. `None` if it is not there, or refers to something that is not written here.
-    pub(crate) fn flag(&self, names: &[&str]) -> Option<String> {
-        let words = self.words.iter().enumerate().rev();
+    /// The words of the command that runs a program, up to the next one of its script; all words if
+    /// it shows nowhere.
+    pub(crate) fn command(&self, program: &[&str]) -> &[String] {
+        let Some(start) = self.position(program) else {
+            return &self.words;
+        };
+        let command = &self.words[start..];
+        let end = command.iter().position(|word| is_separator(word));
+        &command[..end.unwrap_or(command.len())]
+    }
+
+    /// The value of a flag of a command, `--flag VALUE` or `--flag=VALUE`; of several, the last one,
+    /// as programs read them. `None` if it is not there, or refers to something that is not written
+    /// here.
+    pub(crate) fn flag(&self, command: &[String], names: &[&str]) -> Option<String> {
+        let words = command.iter().enumerate().rev();
         let value = |(index, word): (usize, &String)| {
             names.iter().find_map(|name| {
                 let after = word.strip_prefix(name)?;
                 match after.strip_prefix('=') {
                     Some(value) => Some(value.to_owned()),
-                    None if after.is_empty() => self.words.get(index + 1).cloned(),
+                    None if after.is_empty() => command.get(index + 1).cloned(),
                     None => None,
                 }
             })
@@ -114,7 +146,15 @@ impl Container {
 
     /// Whether words follow one another in its command line.
     pub(crate) fn runs(&self, program: &[&str]) -> bool {
-        self.words.windows(program.len()).any(|words| {
+        self.position(program).is_some()
+    }
+
+    /// Where words follow one another in its command line.
+    fn position(&self, program: &[&str]) -> Option<usize> {
+        if program.is_empty() {
+            return None;
+        }
+        self.words.windows(program.len()).position(|words| {
             let mut pairs = words.iter().zip(program);
             pairs.all(|(word, wanted)| word == wanted || word.ends_with(&format!("/{wanted}")))
         })
@@ -139,7 +179,7 @@ mod tests {
             "env": [{"name": "MODEL", "value": "org/m"}, {"name": "NAME", "value": "m"},
                 {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
         }));
-        let flag = |name: &str| found.flag(&[name]);
+        let flag = |name: &str| found.flag(&found.words, &[name]);
         assert_eq!(flag("--model").as_deref(), Some("org/m"));
         assert_eq!(flag("--port").as_deref(), Some("9001"));
         assert_eq!(flag("--name").as_deref(), Some("m"));
@@ -147,6 +187,18 @@ mod tests {
         assert_eq!(flag("--none"), None);
         assert_eq!(flag("--absent"), None);
         assert!(found.runs(&["vllm", "serve"]) && !found.runs(&["serve", "vllm"]));
+    }
+
+    #[test]
+    fn a_command_of_a_script_ends_where_the_next_begins() {
+        let script =
+            "sleep 1 && vllm serve \\\n  org/m \\\n  --port 9000; other --port 1 | tee log &";
+        let found = container(json!({"args": [script]}));
+        assert_eq!(
+            found.command(&["vllm", "serve"]),
+            ["vllm", "serve", "org/m", "--port", "9000"]
+        );
+        assert_eq!(found.command(&["absent"]).len(), found.words.len());
     }
 
     #[test]

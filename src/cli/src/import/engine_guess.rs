@@ -105,7 +105,7 @@ pub(crate) fn guess(containers: &[Container]) -> Option<EngineGuess<'_>> {
         });
         let (signs, program) = signs?;
         let evidence = format!("{:?} in the command", program.join(" "));
-        Some(signs.guess(container, evidence))
+        Some(signs.guess(container, program, evidence))
     };
     let by_image = |container: &'_ Container| {
         let image = container.image.to_ascii_lowercase();
@@ -120,7 +120,7 @@ pub(crate) fn guess(containers: &[Container]) -> Option<EngineGuess<'_>> {
         let mut candidates = containers.iter();
         candidates.find_map(|container| {
             let (signs, evidence) = by_image(container)?;
-            Some(signs.guess(container, evidence))
+            Some(signs.guess(container, &[], evidence))
         })
     })
 }
@@ -137,24 +137,33 @@ fn is_image_of(image: &str, sign: &str) -> bool {
 }
 
 impl Signs {
-    fn guess<'c>(&self, container: &'c Container, evidence: String) -> EngineGuess<'c> {
-        let port = container.flag(self.port);
-        let model = self.model.iter().find_map(|flag| container.flag(&[flag]));
+    /// The guess by what the command of a program says, or the whole command line if none shows.
+    fn guess<'c>(
+        &self,
+        container: &'c Container,
+        program: &[&str],
+        evidence: String,
+    ) -> EngineGuess<'c> {
+        let command = container.command(program);
+        let port = container.flag(command, self.port);
+        let mut flags = self.model.iter();
+        let model = flags.find_map(|flag| container.flag(command, &[flag]));
+        let model = model.or_else(|| self.served_model(container, command));
         EngineGuess {
             engine: self.engine,
             container,
             evidence: format!("{evidence} of container {:?}", container.name),
-            model: model.or_else(|| self.served_model(container)),
+            model: model.filter(|model| model.contains(char::is_alphanumeric)),
             port: port.and_then(|port| port.parse().ok()),
         }
     }
 
     /// The model that follows the program without a flag: `vllm serve MODEL`.
-    fn served_model(&self, container: &Container) -> Option<String> {
+    fn served_model(&self, container: &Container, command: &[String]) -> Option<String> {
         if self.engine != Engine::Vllm {
             return None;
         }
-        let mut words = container.words.windows(3);
+        let mut words = command.windows(3);
         let is_serve = |words: &&[String]| words[0].ends_with("vllm") && words[1] == "serve";
         let model = &words.find(is_serve)?[2];
         container
@@ -197,6 +206,23 @@ mod tests {
                 Engine::Vllm,
                 Some("org/m"),
                 None,
+            ),
+            (
+                "mine:1",
+                vec![
+                    "sh -c",
+                    "vllm serve \\\n  org/m \\\n  --port 9000; sleep 1 --port 5",
+                ],
+                Engine::Vllm,
+                Some("org/m"),
+                Some(9000),
+            ),
+            (
+                "vllm/vllm-openai:v0.11.0",
+                vec!["--model", "...", "--port", "9000;"],
+                Engine::Vllm,
+                None,
+                Some(9000),
             ),
             (
                 "lmsysorg/sglang:v0.5",
