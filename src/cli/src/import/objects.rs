@@ -31,7 +31,8 @@ pub(crate) enum ReadError {
 }
 
 impl Objects {
-    /// The documents of a text of YAML or JSON. The items of a `List` count one by one.
+    /// The documents of a text of YAML or JSON. The items of a `List` count one by one, also those of
+    /// a list in it.
     ///
     /// # Errors
     /// It is no YAML, or has too many objects.
@@ -46,14 +47,14 @@ impl Objects {
             },
         };
         let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-            .map_err(|error| ReadError::Yaml(bounded_text(&error.to_string())))?;
+            .map_err(|error| {
+                // without advice for those who call the parser
+                let text = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+                ReadError::Yaml(bounded_text(&text))
+            })?;
         let mut all = Vec::new();
-        for mut document in documents {
-            let is_list = string(&document, "kind").is_some_and(|kind| kind.ends_with("List"));
-            match document.get_mut("items").map(Value::take) {
-                Some(Value::Array(items)) if is_list => all.extend(items),
-                _ => all.push(document),
-            }
+        for document in documents {
+            open(document, &mut all);
         }
         if all.len() > MAX_OBJECTS {
             return Err(ReadError::TooMany);
@@ -85,6 +86,19 @@ impl Objects {
     ) -> Option<&Value> {
         self.of_kind(group, kind)
             .find(|object| metadata(object, "name") == Some(name) && is_in(object, namespace))
+    }
+}
+
+/// Adds an object, or all that is in a list, whose depth the parser has bounded.
+fn open(mut object: Value, all: &mut Vec<Value>) {
+    let is_list = string(&object, "kind").is_some_and(|kind| kind.ends_with("List"));
+    match object.get_mut("items") {
+        Some(Value::Array(items)) if is_list => {
+            for item in std::mem::take(items) {
+                open(item, all);
+            }
+        }
+        _ => all.push(object),
     }
 }
 
@@ -121,12 +135,22 @@ mod tests {
 
     #[test]
     fn documents_and_the_items_of_lists_are_objects() {
-        let text = "kind: A\n---\n# nothing\n---\nkind: List\nitems: [{kind: B}, {kind: C}]\n";
+        let text = "kind: A\n---\n# nothing\n---\nkind: List\nitems: [{kind: B}, {kind: List, items: [{kind: C}]}]\n";
         let objects = Objects::from_text(text).unwrap();
         let kinds: Vec<_> = (objects.all.iter())
             .map(|object| string(object, "kind"))
             .collect();
         assert_eq!(kinds, [Some("A"), Some("B"), Some("C")]);
+    }
+
+    #[test]
+    fn a_field_that_is_there_twice_is_refused_in_words_for_users() {
+        let error = Objects::from_text("a: 1\na: 2\n").unwrap_err().to_string();
+        assert!(
+            error.contains("duplicate") && error.contains("line 2"),
+            "{error}"
+        );
+        assert!(!error.contains("DuplicateKeyPolicy"), "{error}");
     }
 
     #[test]
