@@ -8,10 +8,17 @@ use super::draft::{Draft, DraftKind};
 use super::fields::Fields;
 use super::pod_template;
 use super::report::Report;
-use super::training::{Workers, is_queued_by_kueue, set_restarts, set_workers, take_run_policy};
+use super::training::{
+    Workers, is_queued_by_kueue, set_restarts, set_workers, take_replicas, take_run_policy,
+};
 
 /// The default of the Job that a launcher is.
 const BACKOFF_LIMIT: i64 = 6;
+/// How many processes a worker runs if the source does not say it.
+const DEFAULT_SLOTS: i64 = 1;
+/// How the launcher of version v1 reached its workers.
+const KUBECTL_EXEC: &str = "the launcher reached its workers by kubectl exec, and comes by SSH now: images need ssh and sshd, and workers \
+    neither command nor args, or one that runs sshd";
 
 pub(crate) fn convert(object: &Value, report: &Report) -> Value {
     let mut fields = Fields::new("", object.clone(), report);
@@ -34,8 +41,16 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
         "processes run on the workers alone: give one more worker",
     );
     spec.drop_field("mainContainer", "the launcher is the first container");
-    if let Some(slots) = spec.integer("slotsPerWorker") {
-        draft.set("mpi.slotsPerWorker", slots);
+    match spec.integer("slotsPerWorker") {
+        Some(slots) => draft.set("mpi.slotsPerWorker", slots),
+        None => draft.set_with_note(
+            "mpi.slotsPerWorker",
+            DEFAULT_SLOTS,
+            "the MPI operator's default; without it Bursar starts a process for each GPU",
+        ),
+    }
+    if object["apiVersion"] == "kubeflow.org/v1" {
+        report.changed("spec.roles", KUBECTL_EXEC);
     }
     if let Some(path) = spec.text("sshAuthMountPath") {
         draft.set("mpi.sshAuthMountPath", path);
@@ -66,7 +81,7 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
         }
         roles.push(Workers {
             role: role.to_owned(),
-            replicas: of_kind.integer("replicas").unwrap_or(1),
+            replicas: take_replicas(&mut of_kind, &format!("spec.roles ({kind})")),
             template,
         });
     }

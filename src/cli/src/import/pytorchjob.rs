@@ -7,7 +7,9 @@ use super::draft::{Draft, DraftKind};
 use super::fields::Fields;
 use super::pod_template;
 use super::report::Report;
-use super::training::{Workers, is_queued_by_kueue, set_restarts, set_workers, take_run_policy};
+use super::training::{
+    Workers, is_queued_by_kueue, set_restarts, set_workers, take_replicas, take_run_policy,
+};
 
 /// Why the bounds of an elastic job are not there.
 const ELASTIC: &str = "the number of workers does not change while a job runs";
@@ -63,11 +65,16 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
         }
         roles.push(Workers {
             role: role.to_owned(),
-            replicas: of_kind.integer("replicas").unwrap_or(1),
+            replicas: take_replicas(&mut of_kind, "spec.replicas"),
             template,
         });
     }
+    let is_alike = roles.len() > 1;
     let roles = merge(roles);
+    if is_alike && roles.len() == 1 {
+        let why = "master and workers are alike and become workers: the job has succeeded when all of them have, and had when its master had";
+        report.changed("spec.replicas", why);
+    }
     if roles.len() > 1 {
         draft.set_with_note(
             "successPolicy.roles",
@@ -83,14 +90,24 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
         }
     }
     set_workers(&mut draft, Framework::PyTorch, roles);
-    match (limit.or(attempts), restarts.never) {
-        (_, true) => set_restarts(&mut draft, 0, "restartPolicy was Never"),
-        (Some(limit), false) => set_restarts(
+    if let (Some(attempts), true) = (attempts, limit.is_some() || restarts.never) {
+        let why = "torchrun started its processes again in the same pod: the template's variable PET_MAX_RESTARTS lets it do that here, \
+                   and restarts counts what is beyond it";
+        report.dropped(format!("spec.elasticPolicy.maxRestarts ({attempts})"), why);
+    }
+    match (limit, attempts, restarts.never) {
+        (_, _, true) => set_restarts(&mut draft, 0, "restartPolicy was Never"),
+        (Some(limit), _, false) => set_restarts(
             &mut draft,
             limit,
             "backoffLimit counted restarts of containers",
         ),
-        (None, false) => report.note(
+        (None, Some(attempts), false) => set_restarts(
+            &mut draft,
+            attempts,
+            "elasticPolicy.maxRestarts counted those of torchrun's processes",
+        ),
+        (None, None, false) => report.changed(
             "spec.restarts",
             "it is 3 by default; a PyTorchJob without backoffLimit starts again for ever",
         ),

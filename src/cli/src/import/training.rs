@@ -23,6 +23,20 @@ pub(crate) struct Workers {
     pub(crate) template: Value,
 }
 
+/// Takes how many workers a replica specification has: 1 if it does not say it. Of one that says it
+/// by something else than a number, `field` is asked for.
+pub(crate) fn take_replicas(of_kind: &mut Fields<'_>, field: &str) -> i64 {
+    let is_given = of_kind.has("replicas");
+    let replicas = of_kind.integer("replicas");
+    if is_given && replicas.is_none() {
+        of_kind.report().missing(
+            field,
+            "the number of workers: the source has no number there",
+        );
+    }
+    replicas.unwrap_or(1)
+}
+
 /// Sets the framework and the workers: in the short form if there is one role, else as roles.
 pub(crate) fn set_workers(draft: &mut Draft<'_>, framework: Framework, roles: Vec<Workers>) {
     let report = draft.report();

@@ -2,6 +2,7 @@
 //! to.
 
 use bursar_api::training::Framework;
+use bursar_core::pricing::is_gpu;
 use serde_json::{Map, Value, json};
 
 use super::draft::{Draft, DraftKind};
@@ -9,12 +10,14 @@ use super::fields::Fields;
 use super::objects::{Objects, metadata};
 use super::pod_template;
 use super::report::Report;
-use super::training::{Workers, is_queued_by_kueue, set_suspend, set_workers};
+use super::training::{Workers, is_queued_by_kueue, set_restarts, set_suspend, set_workers};
 
 /// The group of TrainJobs and their runtimes.
 pub(crate) const GROUP: &str = "trainer.kubeflow.org";
 /// The container of a runtime's pods that trains.
 const NODE: &str = "node";
+/// The default of the Jobs of a runtime.
+const BACKOFF_LIMIT: i64 = 6;
 
 pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Value {
     let mut fields = Fields::new("", object.clone(), report);
@@ -71,6 +74,9 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
             apply_command(&mut template, &object["spec"]["trainer"]);
         }
         apply_node(&mut template, &object["spec"]["trainer"]);
+        if role == "launcher" {
+            remove_gpus(&mut template);
+        }
         let job = if role == "launcher" { role } else { NODE };
         let path = format!("runtime.replicatedJobs[{job}].template");
         let fields = Fields::new(path, template, report);
@@ -82,10 +88,14 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
     }
     trainer.ignore(&["image", "command", "args", "env", "resourcesPerNode"]);
     if has_launcher {
-        if let Some(slots) = processes
+        if runtime.is_launcher_node {
+            report.changed("spec.roles", LAUNCHER_IS_NODE);
+        }
+        let slots = processes
             .as_deref()
-            .and_then(|text| text.parse::<i64>().ok())
-        {
+            .and_then(|text| text.parse::<i64>().ok());
+        // Trainer takes 1 for as many processes as a node has GPUs, which is Bursar's default
+        if let Some(slots) = slots.filter(|slots| *slots != 1) {
             draft.set("mpi.slotsPerWorker", slots);
         }
         if let Some(path) = runtime.ssh_path {
@@ -106,8 +116,15 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
         );
     }
     set_workers(&mut draft, framework, roles);
+    if let Some((limit, was)) = runtime.restarts {
+        set_restarts(&mut draft, limit, was);
+    }
     draft.finish()
 }
+
+/// Where processes run if the launcher was a node.
+const LAUNCHER_IS_NODE: &str = "the launcher was one of numNodes nodes and trained itself; here it has no GPUs, and processes run on numNodes \
+    workers: as many GPUs as before, in one more pod";
 
 /// What a TrainJob's runtime says.
 struct Runtime {
@@ -117,6 +134,10 @@ struct Runtime {
     nodes: Option<i64>,
     processes: Option<String>,
     ssh_path: Option<String>,
+    /// Whether its launcher trains as well.
+    is_launcher_node: bool,
+    /// How often it starts again, and what says so; `None` of a runtime that was not found.
+    restarts: Option<(i64, &'static str)>,
     /// The template of its workers.
     node: Value,
     launcher: Option<Value>,
@@ -145,11 +166,7 @@ impl Runtime {
             "the number of workers does not change while a job runs",
         );
         mpi.ignore(&["mpiImplementation"]);
-        mpi.ignore_value("runLauncherAsNode", &json!(false));
-        mpi.drop_field(
-            "runLauncherAsNode",
-            "processes run on the workers alone, of which there are numNodes",
-        );
+        let is_launcher_node = mpi.boolean("runLauncherAsNode") == Some(true);
         let ssh_path = mpi.text("sshAuthMountPath");
         policy.ignore(&["jax", "tensorflow"]);
         let (framework, evidence) = framework(&declared, label.as_str(), (kind, name));
@@ -157,6 +174,8 @@ impl Runtime {
         let mut template = spec.object("template");
         let mut job_set = template.object("spec");
         job_set.ignore(&["network", "successPolicy"]);
+        let attempts = job_set.object("failurePolicy").integer("maxRestarts");
+        let mut limits = Vec::new();
         let mut node = Value::Null;
         let mut launcher = None;
         for mut replicated in job_set.objects("replicatedJobs") {
@@ -164,11 +183,11 @@ impl Runtime {
             match name.as_str() {
                 NODE => {
                     replicated.ignore(&["dependsOn", "replicas"]);
-                    node = pod_template_of(&mut replicated);
+                    node = pod_template_of(&mut replicated, &mut limits);
                 }
                 "launcher" => {
                     replicated.ignore(&["dependsOn", "replicas"]);
-                    launcher = Some(pod_template_of(&mut replicated));
+                    launcher = Some(pod_template_of(&mut replicated, &mut limits));
                 }
                 _ => {
                     let path = replicated.location().to_owned();
@@ -191,23 +210,47 @@ impl Runtime {
             nodes,
             processes,
             ssh_path,
+            is_launcher_node,
+            restarts: runtime.map(|_| restarts(attempts, &limits, report)),
             node,
             launcher,
         }
     }
 }
 
-/// The pod template of a replicated job of a JobSet.
-fn pod_template_of(replicated: &mut Fields<'_>) -> Value {
+/// How often all workers start again, and what said so.
+fn restarts(attempts: Option<i64>, limits: &[i64], report: &Report) -> (i64, &'static str) {
+    // the Job that gives up first ends them all
+    let limit = limits.iter().min().copied();
+    match (attempts, limit) {
+        (Some(attempts), limit) => {
+            if let Some(limit) = limit.filter(|limit| *limit != 0) {
+                let why = "each failure of a worker starts all of them again, which failurePolicy.maxRestarts counted";
+                report.dropped(format!("runtime backoffLimit ({limit})"), why);
+            }
+            (
+                attempts,
+                "failurePolicy.maxRestarts of the runtime counted those of all its Jobs",
+            )
+        }
+        (None, Some(limit)) => (
+            limit,
+            "backoffLimit of the runtime counted pods that failed",
+        ),
+        (None, None) => (
+            BACKOFF_LIMIT,
+            "Kubernetes' default of backoffLimit, which counts pods that failed",
+        ),
+    }
+}
+
+/// The pod template of a replicated job of a JobSet, whose backoffLimit is added to `limits`.
+fn pod_template_of(replicated: &mut Fields<'_>, limits: &mut Vec<i64>) -> Value {
     let mut job = replicated.object("template");
     job.ignore(&["metadata"]);
     let mut spec = job.object("spec");
-    spec.ignore(&[
-        "parallelism",
-        "completions",
-        "completionMode",
-        "backoffLimit",
-    ]);
+    spec.ignore(&["parallelism", "completions", "completionMode"]);
+    limits.extend(spec.integer("backoffLimit"));
     spec.take("template").unwrap_or_default()
 }
 
@@ -290,6 +333,20 @@ fn apply_node(template: &mut Value, trainer: &Value) {
     if let Value::Array(variables) = variables {
         variables.retain(|variable| !added.iter().any(|new| new["name"] == variable["name"]));
         variables.extend(added.iter().cloned());
+    }
+}
+
+/// Takes the GPUs from a template: those of a launcher would wait for a node and do nothing.
+fn remove_gpus(template: &mut Value) {
+    let containers = template.pointer_mut("/spec/containers");
+    let containers = containers.and_then(Value::as_array_mut);
+    for container in containers.into_iter().flatten() {
+        for kind in ["limits", "requests"] {
+            let amounts = container.pointer_mut(&format!("/resources/{kind}"));
+            if let Some(Value::Object(amounts)) = amounts {
+                amounts.retain(|name, _| !is_gpu(name));
+            }
+        }
     }
 }
 

@@ -143,6 +143,7 @@ fn a_trainjob_has_the_workers_of_its_runtime_with_its_own_command() {
     let expected = json!({
         "framework": "PyTorch",
         "replicas": 2,
+        "restarts": 6,
         "template": {"spec": {"containers": [container]}},
     });
     assert_eq!(imported.manifest["spec"], expected);
@@ -234,4 +235,98 @@ fn a_template_that_is_none_is_asked_for() {
         let runtime = format!("{source}---{runtime}              template: {odd}\n");
         assert!(!import(TrainJob, &runtime).is_whole(), "{odd}");
     }
+}
+
+#[test]
+fn a_worker_has_the_slots_that_the_operator_gave_it() {
+    let without = MPI_JOB.replace("  slotsPerWorker: 4\n", "");
+    let imported = import(MpiJob, &without);
+    assert_eq!(imported.manifest["spec"]["mpi"]["slotsPerWorker"], 1);
+    let old = without.replace("kubeflow.org/v2beta1", "kubeflow.org/v1");
+    let imported = import(MpiJob, &old);
+    assert_eq!(imported.manifest["spec"]["mpi"]["slotsPerWorker"], 1);
+    assert!(imported.fields(Fate::Changed).contains(&"spec.roles"));
+    assert!(imported.why("spec.roles").contains("need ssh and sshd"));
+}
+
+#[test]
+fn a_number_of_workers_that_is_none_is_asked_for() {
+    let text = PYTORCH_JOB.replace("replicas: 3", "replicas: $NUM_NODES");
+    let missing = import(PyTorchJob, &text);
+    assert_eq!(missing.fields(Fate::Missing), ["spec.replicas"]);
+}
+
+#[test]
+fn restarts_are_those_that_the_source_counts() {
+    let elastic = |text: &str| {
+        text.replace(
+            "  nprocPerNode",
+            "  elasticPolicy: {maxRestarts: 7}\n  nprocPerNode",
+        )
+    };
+    let without = PYTORCH_JOB.replace("backoffLimit: 5, ", "");
+    // both: the job's own, and the other is named
+    let imported = import(PyTorchJob, &elastic(PYTORCH_JOB));
+    assert_eq!(imported.manifest["spec"]["restarts"], 5);
+    let dropped = imported.fields(Fate::Dropped);
+    assert!(
+        dropped.contains(&"spec.elasticPolicy.maxRestarts (7)"),
+        "{dropped:?}"
+    );
+    let imported = import(PyTorchJob, &elastic(&without));
+    assert_eq!(imported.manifest["spec"]["restarts"], 7);
+    let why = imported.why("spec.restarts");
+    assert!(!why.contains("backoffLimit"), "{why}");
+    let imported = import(PyTorchJob, &without);
+    assert!(imported.fields(Fate::Changed).contains(&"spec.restarts"));
+}
+
+#[test]
+fn a_master_that_becomes_a_worker_is_said_to_end_the_job_no_more() {
+    let imported = import(PyTorchJob, PYTORCH_JOB);
+    assert_eq!(imported.fields(Fate::Changed), ["spec.replicas"]);
+    let why = imported.why("spec.replicas");
+    assert!(why.contains("when all of them have"), "{why}");
+}
+
+#[test]
+fn a_trainjob_starts_again_as_often_as_its_runtime_says() {
+    let limited = TRAIN_JOB.replace(
+        "          template:\n            spec:\n",
+        "          template:\n            spec:\n              backoffLimit: 0\n",
+    );
+    assert_ne!(limited, TRAIN_JOB);
+    let imported = import(TrainJob, &limited);
+    assert_eq!(imported.manifest["spec"]["restarts"], 0);
+    assert!(imported.is_whole(), "{:#?}", imported.findings);
+    let policy = limited.replace(
+        "      replicatedJobs:",
+        "      failurePolicy: {maxRestarts: 4}\n      replicatedJobs:",
+    );
+    let imported = import(TrainJob, &policy);
+    assert_eq!(imported.manifest["spec"]["restarts"], 4);
+    assert!(imported.is_whole(), "{:#?}", imported.findings);
+}
+
+#[test]
+fn a_launcher_that_is_a_node_has_no_gpus_here() {
+    let node = "          template:\n            spec:\n              template:\n                spec:\n                  containers:\n                    - {name: node, image: mpi, command: [mpirun, x], resources: {limits: {nvidia.com/gpu: 4, memory: 1Gi}}}\n";
+    let (source, _) = TRAIN_JOB.split_once("---").unwrap();
+    let source = source.replace("numProcPerNode: 4", "numProcPerNode: 1");
+    let runtime = format!(
+        "---\napiVersion: trainer.kubeflow.org/v1alpha1\nkind: ClusterTrainingRuntime\nmetadata: {{name: our-torch}}\nspec:\n  \
+         mlPolicy: {{numNodes: 1, mpi: {{runLauncherAsNode: true}}}}\n  template:\n    spec:\n      replicatedJobs:\n        - name: \
+         launcher\n{node}        - name: node\n{node}"
+    );
+    let imported = import(TrainJob, &format!("{source}{runtime}"));
+    let spec = &imported.manifest["spec"];
+    let limits = |role: usize| {
+        &spec["roles"][role]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    };
+    assert!(limits(0)["nvidia.com/gpu"].is_null(), "{}", limits(0));
+    assert_eq!(limits(1)["nvidia.com/gpu"], "4");
+    assert_eq!(spec["roles"][1]["replicas"], 2);
+    // as many as a worker has GPUs
+    assert!(spec["mpi"]["slotsPerWorker"].is_null());
+    assert_eq!(imported.fields(Fate::Changed), ["spec.roles"]);
 }
