@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::draft::Draft;
 use super::fields::Fields;
 
-/// Copies an autoscaler's behavior.
+/// Copies an autoscaler's behavior, and says where Bursar's defaults are not those of Kubernetes.
 pub(crate) fn set_behavior(draft: &mut Draft<'_>, mut behavior: Fields<'_>) {
     for direction in ["scaleUp", "scaleDown"] {
+        report_defaults(draft, behavior.get(direction), direction);
         if !behavior.has(direction) {
             continue;
         }
@@ -45,6 +46,24 @@ pub(crate) fn set_behavior(draft: &mut Draft<'_>, mut behavior: Fields<'_>) {
                 }
             }
         }
+    }
+}
+
+/// Reports what the rules of a direction leave to defaults that differ.
+fn report_defaults(draft: &Draft<'_>, rules: Option<&Value>, direction: &str) {
+    let field = format!("spec.scaling.behavior.{direction}");
+    let rules = rules.unwrap_or(&Value::Null);
+    let is_off = rules["selectPolicy"] == "Disabled";
+    let policies = rules["policies"].as_array();
+    if direction == "scaleUp" && !is_off && policies.is_none_or(Vec::is_empty) {
+        let why = "Kubernetes' default lets 4 replicas or 100 % of them start in 15 s, and Bursar does not limit growth: give policies \
+                   to keep the limit";
+        draft.report().changed(&field, why);
+    }
+    if !is_off && rules["tolerance"].is_null() {
+        let why =
+            "Kubernetes' default of tolerance is 0.1, and Bursar's 0: give tolerance to keep it";
+        draft.report().changed(&field, why);
     }
 }
 

@@ -62,6 +62,11 @@ impl<'r> Fields<'r> {
         self.rest.keys().cloned().collect()
     }
 
+    /// A field that nobody has taken, which stays there.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.rest.get(name)
+    }
+
     /// Takes a field, as it is.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.rest.remove(name).filter(|value| !value.is_null())
@@ -163,9 +168,29 @@ impl Drop for Fields<'_> {
     }
 }
 
-/// A path with the value that was there, if that is short.
+/// Parts of the names of fields whose values are nobody else's business.
+const SECRET_NAMES: [&str; 6] = [
+    "password",
+    "passphrase",
+    "token",
+    "secret",
+    "credential",
+    "key",
+];
+
+/// Whether a value may be a secret, by its field's name or by a password in an address.
+fn is_secret(path: &str, value: &Value) -> bool {
+    let name = path.rsplit('.').next().unwrap_or(path).to_ascii_lowercase();
+    let is_signed_in = |text: &str| text.contains("://") && text.contains('@');
+    SECRET_NAMES.iter().any(|part| name.contains(part)) || value.as_str().is_some_and(is_signed_in)
+}
+
+/// A path with the value that was there, if that is short and no secret.
 fn describe(path: &str, value: &Value) -> String {
     const MAX_VALUE: usize = 40;
+    if is_secret(path, value) {
+        return path.to_owned();
+    }
     let shown = match value {
         Value::String(text) => format!("{text:?}"),
         Value::Object(fields) if !fields.is_empty() => return path.to_owned(),

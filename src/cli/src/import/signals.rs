@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
 use super::draft::Draft;
+use super::report::Report;
 
 /// Signals that are being gathered: each has a name of its own, and there are not too many.
 #[derive(Debug, Default)]
@@ -46,6 +47,16 @@ impl Signals {
             free = format!("{name}-{number}");
         }
         free
+    }
+
+    /// Leaves out the targets of all signals, and asks for them.
+    pub(crate) fn ask_for_targets(&mut self, report: &Report, why: &str) {
+        for (index, signal) in self.signals.iter_mut().enumerate() {
+            if let Value::Object(fields) = signal {
+                fields.remove("target");
+            }
+            report.missing(format!("spec.scaling.signals[{index}].target"), why);
+        }
     }
 
     pub(crate) fn set(self, draft: &mut Draft<'_>) {

@@ -46,6 +46,33 @@ pub(super) fn secret_of(
     Some((text("name")?, text("key")?))
 }
 
+/// A setting that a TriggerAuthentication may take from a Secret.
+pub(super) enum Setting {
+    /// No Secret is named for it.
+    Absent,
+    /// The Secret is among the objects, and has it as a text.
+    Known(String),
+    /// Where it is, in words.
+    Unknown(String),
+}
+
+/// A setting of a trigger that its TriggerAuthentication may take from a Secret.
+pub(super) fn setting_of_secret(
+    trigger: &Trigger<'_>,
+    source: &Source<'_>,
+    parameter: &str,
+) -> Setting {
+    let Some((secret, key)) = secret_of(trigger, source, parameter) else {
+        return Setting::Absent;
+    };
+    let namespace = source.namespace.as_deref();
+    let object = source.objects.find(("", "Secret"), &secret, namespace);
+    match object.and_then(|object| object["stringData"][&key].as_str()) {
+        Some(text) => Setting::Known(text.to_owned()),
+        None => Setting::Unknown(format!("key {key} of Secret {secret}")),
+    }
+}
+
 impl Credentials {
     /// What a trigger signs in with; `None` if it does not.
     pub(super) fn find(trigger: &Trigger<'_>, source: &Source<'_>) -> Option<Self> {

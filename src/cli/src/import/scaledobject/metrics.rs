@@ -3,24 +3,41 @@
 use serde_json::{Value, json};
 
 use super::super::signals::Signals;
+use super::address::{Address, SIGNED_IN};
 use super::trigger::{Source, Trigger};
 
 /// A PromQL query.
-pub(super) fn prometheus(trigger: &mut Trigger<'_>, at: &str) -> Option<Value> {
+pub(super) fn prometheus(
+    trigger: &mut Trigger<'_>,
+    source: &Source<'_>,
+    at: &str,
+) -> Option<Value> {
     let report = trigger.report();
     let mut prometheus = json!({});
-    match trigger.metadata.text("serverAddress") {
-        Some(url) => prometheus["url"] = json!(url),
-        None => report.missing(
-            format!("{at}.prometheus.url"),
-            "the source has no serverAddress",
-        ),
+    if let Some(url) = url(
+        trigger,
+        "serverAddress",
+        &format!("{at}.prometheus.url"),
+        at,
+    ) {
+        prometheus["url"] = json!(url);
     }
     match trigger.metadata.text("query") {
         Some(query) => {
+            let own = source.namespace.as_deref();
+            let field = format!("{at}.prometheus.query");
+            match reads_other_namespaces(&query, own) {
+                true => report.changed(
+                    field,
+                    "it names a namespace: Bursar puts the service's own in its place, in each selector, so that the query may find \
+                     nothing or something else",
+                ),
+                false => report.note(
+                    field,
+                    "Bursar adds the label namespace, with the service's own, to each selector of the query",
+                ),
+            }
             prometheus["query"] = json!(query);
-            let why = "Bursar adds the label namespace, with the service's own, to each selector of the query";
-            report.note(format!("{at}.prometheus.query"), why);
         }
         None => report.missing(format!("{at}.prometheus.query"), "the source has none"),
     }
@@ -52,6 +69,64 @@ pub(super) fn prometheus(trigger: &mut Trigger<'_>, at: &str) -> Option<Value> {
     Some(signal)
 }
 
+/// Takes the URL of a server, without a name and password in it, for which a Secret is asked.
+fn url(trigger: &mut Trigger<'_>, name: &str, field: &str, at: &str) -> Option<String> {
+    let report = trigger.report();
+    let Some(given) = trigger.metadata.text(name) else {
+        report.missing(field, format!("the source has no {name}"));
+        return None;
+    };
+    if given.contains('@') {
+        report.missing(format!("{at}.secretName"), SIGNED_IN);
+    }
+    let address = Address::parse(&given, &["http", "https"]);
+    if address.is_none() {
+        report.missing(
+            field,
+            "http://HOST:PORT/PATH or https://..., without a name and password: what the source has is no such address",
+        );
+    }
+    address.map(|address| address.whole())
+}
+
+/// Whether a query has a matcher of the label namespace for anything but its own namespace.
+fn reads_other_namespaces(query: &str, own: Option<&str>) -> bool {
+    // quotes part a query into what is PromQL and what is text
+    let mut rest = query;
+    while let Some(start) = rest.find(['"', '\'', '`']) {
+        let (before, quoted) = rest.split_at(start);
+        let quote = &quoted[..1];
+        let Some(end) = end_of_quote(&quoted[1..], quote) else {
+            return false;
+        };
+        let text = &quoted[1..1 + end];
+        let matcher = before.trim_end();
+        let label = matcher.trim_end_matches(['=', '!', '~']);
+        let operator = &matcher[label.len()..];
+        let label = label.trim_end();
+        let is_namespace = label.strip_suffix("namespace").is_some_and(|before| {
+            !before.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '_')
+        });
+        let is_own = matches!(operator, "=" | "=~") && own == Some(text);
+        if is_namespace && !operator.is_empty() && !is_own {
+            return true;
+        }
+        rest = &quoted[2 + end..];
+    }
+    false
+}
+
+/// Where a quoted text ends.
+fn end_of_quote(text: &str, quote: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    let mut ends = text.char_indices().filter(|(_, character)| {
+        let is_end = !is_escaped && quote.starts_with(*character);
+        is_escaped = !is_escaped && *character == '\\' && quote != "`";
+        is_end
+    });
+    Some(ends.next()?.0)
+}
+
 /// A number in a JSON document.
 pub(super) fn json_document(trigger: &mut Trigger<'_>, at: &str) -> Option<Value> {
     let report = trigger.report();
@@ -64,9 +139,8 @@ pub(super) fn json_document(trigger: &mut Trigger<'_>, at: &str) -> Option<Value
         report.missing(format!("{at}.http.url"), why);
     }
     let mut http = json!({});
-    match trigger.metadata.text("url") {
-        Some(url) => http["url"] = json!(url),
-        None => report.missing(format!("{at}.http.url"), "the source has none"),
+    if let Some(url) = url(trigger, "url", &format!("{at}.http.url"), at) {
+        http["url"] = json!(url);
     }
     let place = trigger.metadata.text("valueLocation").unwrap_or_default();
     match json_pointer(&place) {

@@ -6,8 +6,9 @@
 //! | `queues` | Redis, RabbitMQ, Kafka, NATS JetStream |
 //! | `metrics` | Prometheus, JSON documents, and all others by KEDA's own metrics |
 //! | `cron` | times become schedules |
-//! | `credentials` | what a trigger signs in with |
+//! | `credentials`, `address` | what a trigger signs in with, and where |
 
+mod address;
 mod credentials;
 mod cron;
 mod metrics;
@@ -21,7 +22,7 @@ use super::container::{Container, containers};
 use super::draft::{Draft, DraftKind};
 use super::fields::Fields;
 use super::hpa::{note_signals, set_replica_bounds};
-use super::objects::{Objects, string};
+use super::objects::{Objects, metadata as name_of, string};
 use super::report::Report;
 use super::signals::Signals;
 use super::target::{TargetRef, set_target};
@@ -53,7 +54,8 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
         .as_ref()
         .and_then(|target| target.find(objects, namespace.as_deref()));
     let source = Source {
-        name: draft.name().to_owned(),
+        // the labels of KEDA's metrics have it, however the new object is called
+        name: name_of(object, "name").unwrap_or(draft.name()).to_owned(),
         namespace,
         metric_names,
         container: container(template, environment.as_deref()),
@@ -67,7 +69,8 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
         let trigger = Trigger::take(trigger, index, polling);
         convert_trigger(trigger, &source, &mut signals, &mut schedules);
     }
-    if !schedules.is_empty() {
+    let has_schedules = !schedules.is_empty();
+    if has_schedules {
         draft.set("scaling.schedules", schedules);
     }
     set_fallback(&mut draft, spec.object("fallback"), polling);
@@ -76,6 +79,9 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
         "restoreToOriginalReplicaCount",
         "a workload that is given back has the replicas that it had when it was adopted",
     );
+    if has_formula(&advanced) {
+        signals.ask_for_targets(report, FORMULA);
+    }
     advanced.drop_field(
         "scalingModifiers",
         "signals are not combined by formulas: each asks for replicas, and the largest number wins",
@@ -84,7 +90,10 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
     autoscaler.ignore(&["name"]);
     set_behavior(&mut draft, autoscaler.object("behavior"));
     match &target {
-        Some(target) => set_target(&mut draft, objects, target, !signals.is_empty()),
+        Some(target) => {
+            let has_signals = has_schedules || !signals.is_empty();
+            set_target(&mut draft, objects, target, has_signals);
+        }
         None => {
             report.missing("spec.targetRef", "the source does not say what it scales");
             report.missing("spec.engine", "it is unknown without a target");
@@ -114,7 +123,7 @@ fn convert_trigger(
     trigger.drop_activation();
     let at = signals.next_path();
     let signal = match kind.as_str() {
-        "prometheus" => metrics::prometheus(&mut trigger, &at),
+        "prometheus" => metrics::prometheus(&mut trigger, source, &at),
         "metrics-api" => metrics::json_document(&mut trigger, &at),
         "redis" | "redis-cluster" | "redis-sentinel" => {
             queues::redis_list(&mut trigger, source, &at)
@@ -153,15 +162,30 @@ fn container(target: Option<&Value>, name: Option<&str>) -> Option<Container> {
     }
 }
 
+/// Why the thresholds of triggers are not targets.
+const FORMULA: &str = "how much of it one replica carries, above 0: the formula of scalingModifiers had a target for the triggers together, \
+    and their own thresholds did not count";
+
+/// Whether a formula combines the triggers.
+fn has_formula(advanced: &Fields<'_>) -> bool {
+    let modifiers = advanced.get("scalingModifiers");
+    modifiers.is_some_and(|modifiers| {
+        modifiers["formula"]
+            .as_str()
+            .is_some_and(|it| !it.is_empty())
+    })
+}
+
 /// Takes KEDA's annotations and labels, and says whether it is paused.
 fn take_paused(metadata: &mut Fields<'_>) -> bool {
     let mut annotations = metadata.object("annotations");
     let paused = annotations.text("autoscaling.keda.sh/paused");
+    let has_paused_replicas = annotations.has("autoscaling.keda.sh/paused-replicas");
     annotations.ignore(&["validations.keda.sh/hpa-ownership"]);
     for (name, why) in [
         (
             "autoscaling.keda.sh/paused-replicas",
-            "a paused service keeps the replicas that it has: scale the target, and set scaling.paused",
+            "a paused service keeps the replicas that it has: scale the target",
         ),
         (
             "autoscaling.keda.sh/paused-scale-in",
@@ -184,8 +208,11 @@ fn take_paused(metadata: &mut Fields<'_>) -> bool {
     metadata.put("labels", Value::Object(labels.into_rest()));
     // KEDA's own
     metadata.ignore(&["finalizers"]);
-    paused.is_some_and(|text| text == "true")
+    has_paused_replicas || paused.is_some_and(|text| !NOT_PAUSED.contains(&text.as_str()))
 }
+
+/// What Go reads as false. KEDA takes any other text of the annotation for a pause.
+const NOT_PAUSED: [&str; 6] = ["0", "f", "F", "false", "FALSE", "False"];
 
 fn set_replicas(draft: &mut Draft<'_>, spec: &mut Fields<'_>) {
     let report = draft.report();

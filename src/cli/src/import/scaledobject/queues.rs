@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::objects::string;
+use super::address::{Address, SIGNED_IN};
+use super::credentials::{Setting, setting_of_secret};
 use super::trigger::{Source, Trigger};
 
 /// Certificates are always checked.
@@ -41,13 +42,8 @@ pub(super) fn redis_stream(
     }
     let group = trigger.metadata.text("consumerGroup");
     let mut signal = json!({"type": "Redis"});
-    if trigger.metadata.has("streamLength") {
-        // KEDA reads the length then, whatever the group
-        trigger.set_target(&mut signal, at, &["streamLength"], None);
-    } else {
-        if let Some(group) = &group {
-            redis["consumerGroup"] = json!(group);
-        }
+    if let Some(group) = group.filter(|group| !group.is_empty()) {
+        redis["consumerGroup"] = json!(group);
         let was = match trigger.metadata.has("lagCount") {
             true => "the entries that the group has not got",
             false => "the entries that it got and has not acknowledged",
@@ -56,13 +52,14 @@ pub(super) fn redis_stream(
             "was {was}; Bursar counts both, so that neither those that wait nor those in work are missed"
         );
         report.changed(format!("{at}.redis.consumerGroup"), why);
-        trigger.set_target(
-            &mut signal,
-            at,
-            &["lagCount", "pendingEntriesCount"],
-            Some("5"),
-        );
+        let names = ["lagCount", "pendingEntriesCount"];
+        trigger.set_target(&mut signal, at, &names, Some("5"));
+    } else {
+        trigger.set_target(&mut signal, at, &["streamLength"], Some("5"));
     }
+    // KEDA reads only what is the target now: the others are of no effect
+    let thresholds = ["lagCount", "pendingEntriesCount", "streamLength"];
+    trigger.metadata.ignore(&thresholds);
     signal["redis"] = redis;
     Some(signal)
 }
@@ -99,7 +96,9 @@ fn redis_server(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str) -> Val
     {
         redis["database"] = json!(number);
     }
-    if trigger.metadata.boolean("enableTLS") == Some(true) {
+    let tls = trigger.metadata.boolean("enableTLS");
+    if tls == Some(true) || (tls.is_none() && has_tls(trigger, source, &format!("{at}.redis.tls")))
+    {
         redis["tls"] = json!(true);
     }
     trigger.metadata.ignore_value("unsafeSsl", &json!("false"));
@@ -133,7 +132,11 @@ fn addresses(trigger: &mut Trigger<'_>, source: &Source<'_>) -> Vec<String> {
         let pairs = hosts.iter().zip(&ports);
         whole = pairs.map(|(host, port)| format!("{host}:{port}")).collect();
     }
-    whole
+    // one with a password in it is asked for, and not shown
+    match whole.iter().any(|address| address.contains('@')) {
+        true => Vec::new(),
+        false => whole,
+    }
 }
 
 /// A queue of RabbitMQ. Rates and patterns of names are left to KEDA.
@@ -152,14 +155,13 @@ pub(super) fn rabbitmq(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str)
         .metadata
         .text("protocol")
         .unwrap_or_else(|| "auto".to_owned());
-    let address = trigger.setting("host", source);
-    let (url, path) = match address.as_deref().map(server_url) {
-        Some(Some(parts)) => (Some(parts.0), parts.1),
-        _ => (None, None),
-    };
+    let given = trigger.setting("host", source);
+    let address = given
+        .as_deref()
+        .and_then(|text| Address::parse(text, &["amqp", "amqps", "http", "https"]));
     let mut rabbitmq = json!({});
-    match url {
-        Some(url) => rabbitmq["url"] = json!(url),
+    match &address {
+        Some(address) => rabbitmq["url"] = json!(address.server),
         None => {
             let scheme = if protocol == "http" {
                 "http://HOST:15672"
@@ -176,9 +178,13 @@ pub(super) fn rabbitmq(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str)
         .metadata
         .text("vhostName")
         .or_else(|| trigger.metadata.text("vHostName"))
-        .or(path)
+        .or_else(|| address.as_ref()?.decoded_path())
     {
         rabbitmq["vhost"] = json!(vhost);
+    }
+    if address.is_some_and(|address| address.query.is_some()) {
+        let field = format!("{}.metadata.host (its query)", trigger.path);
+        report.dropped(field, "the connection has the parameters of Bursar");
     }
     match trigger.metadata.text("queueName") {
         Some(name) => rabbitmq["queue"] = json!(name),
@@ -198,25 +204,10 @@ pub(super) fn rabbitmq(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str)
     metadata.drop_field("timeout", "a read has 5 s");
     let mut signal = json!({"type": "RabbitMQ", "rabbitmq": rabbitmq});
     trigger.set_target(&mut signal, at, &["value", "queueLength"], None);
-    if address.is_some_and(|address| address.contains('@')) {
-        let why = "the address had a name and password in it: make a Secret of them with the keys username and password, and the label \
-                   bursar.dev/signal-credentials: \"true\"";
-        report.missing(format!("{at}.secretName"), why);
+    if given.is_some_and(|text| text.contains('@')) {
+        report.missing(format!("{at}.secretName"), SIGNED_IN);
     }
     Some(signal)
-}
-
-/// A server's URL without the name, password and path in it, and the path.
-fn server_url(address: &str) -> Option<(String, Option<String>)> {
-    let (scheme, rest) = address.split_once("://")?;
-    let is_known = matches!(scheme, "amqp" | "amqps" | "http" | "https");
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = authority
-        .rsplit('@')
-        .next()
-        .filter(|host| !host.is_empty())?;
-    let path = Some(path.replace("%2f", "/").replace("%2F", "/")).filter(|path| !path.is_empty());
-    is_known.then(|| (format!("{scheme}://{host}"), path))
 }
 
 /// A consumer group of Kafka.
@@ -225,19 +216,21 @@ pub(super) fn kafka(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str) ->
     if trigger.metadata.has("awsRegion") {
         return None;
     }
-    let sasl = match trigger
-        .metadata
-        .take("sasl")
-        .as_ref()
-        .and_then(Value::as_str)
-    {
-        None | Some("none") => sasl_of_secret(trigger, source),
-        Some("plaintext") => Some("PLAIN"),
-        Some("scram_sha256") => Some("SCRAM-SHA-256"),
-        Some("scram_sha512") => Some("SCRAM-SHA-512"),
-        Some(_) => return None,
-    };
     let report = trigger.report();
+    let given = trigger.metadata.take("sasl");
+    let sasl = match given.as_ref().and_then(Value::as_str) {
+        None | Some("none") => match setting_of_secret(trigger, source, "sasl") {
+            Setting::Absent => None,
+            Setting::Known(text) if text == "none" => None,
+            Setting::Known(text) => Some(mechanism(&text)?),
+            Setting::Unknown(place) => {
+                let why = format!("PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, as {place} says");
+                report.missing(format!("{at}.kafka.sasl"), why);
+                None
+            }
+        },
+        Some(text) => Some(mechanism(text)?),
+    };
     let mut kafka = json!({});
     let servers = trigger
         .setting("bootstrapServers", source)
@@ -268,7 +261,11 @@ pub(super) fn kafka(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str) ->
     if trigger.metadata.text("offsetResetPolicy").as_deref() == Some("earliest") {
         kafka["offsetResetPolicy"] = json!("Earliest");
     }
-    if trigger.metadata.text("tls").as_deref() == Some("enable") {
+    let tls = match trigger.metadata.text("tls") {
+        Some(text) => text == "enable",
+        None => has_tls(trigger, source, &format!("{at}.kafka.tls")),
+    };
+    if tls {
         kafka["tls"] = json!(true);
     }
     if let Some(mechanism) = sasl {
@@ -276,7 +273,7 @@ pub(super) fn kafka(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str) ->
     }
     if trigger.metadata.boolean("allowIdleConsumers") != Some(true) {
         let why = "KEDA starts no more replicas than the topic has partitions: set it to their number at most";
-        report.note("spec.maxReplicas", why);
+        report.changed("spec.maxReplicas", why);
     }
     let metadata = &mut trigger.metadata;
     metadata.ignore(&["version", "metricName"]);
@@ -304,18 +301,26 @@ pub(super) fn kafka(trigger: &mut Trigger<'_>, source: &Source<'_>, at: &str) ->
     Some(signal)
 }
 
-/// The mechanism that a Secret among the objects names, as its TriggerAuthentication says.
-fn sasl_of_secret(trigger: &Trigger<'_>, source: &Source<'_>) -> Option<&'static str> {
-    let (secret, key) = super::credentials::secret_of(trigger, source, "sasl")?;
-    let secrets = source.objects.of_kind("", "Secret");
-    let mut secrets =
-        secrets.filter(|object| super::super::objects::metadata(object, "name") == Some(&secret));
-    let text = secrets.find_map(|object| string(object.get("stringData")?, &key))?;
+/// A mechanism of SASL as Bursar calls it; `None` for those that it has not.
+fn mechanism(text: &str) -> Option<&'static str> {
     match text {
         "plaintext" => Some("PLAIN"),
         "scram_sha256" => Some("SCRAM-SHA-256"),
         "scram_sha512" => Some("SCRAM-SHA-512"),
         _ => None,
+    }
+}
+
+/// Whether a TriggerAuthentication has TLS on; where its Secret is unknown, `field` is asked for.
+fn has_tls(trigger: &Trigger<'_>, source: &Source<'_>, field: &str) -> bool {
+    match setting_of_secret(trigger, source, "tls") {
+        Setting::Absent => false,
+        Setting::Known(text) => text == "enable",
+        Setting::Unknown(place) => {
+            let why = format!("true if {place} is \"enable\", else false");
+            trigger.report().missing(field, why);
+            false
+        }
     }
 }
 
@@ -325,7 +330,11 @@ pub(super) fn nats(trigger: &mut Trigger<'_>, at: &str) -> Option<Value> {
     let monitoring = trigger.metadata.text("natsServerMonitoringEndpoint");
     let why = format!(
         "nats://HOST:PORT by which clients come; KEDA read the monitoring endpoint {}",
-        monitoring.as_deref().unwrap_or("of a Secret")
+        match monitoring.as_deref() {
+            Some(address) if !address.contains('@') => address,
+            Some(_) => "with a name and password",
+            None => "of a Secret",
+        }
     );
     report.missing(format!("{at}.nats.url"), why);
     let mut nats = json!({});

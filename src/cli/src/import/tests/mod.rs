@@ -5,6 +5,7 @@ mod jobs;
 mod mutations;
 mod samples;
 mod services;
+mod triggers;
 
 use super::draft::Imported;
 use super::report::Fate;

@@ -176,7 +176,7 @@ fn workers_of_a_queue_have_no_engine_and_follow_their_triggers() {
 }
 
 /// A ScaledObject with these triggers and further lines of its specification.
-fn scaled(triggers: &str, spec: &str) -> String {
+pub(super) fn scaled(triggers: &str, spec: &str) -> String {
     format!(
         "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {{name: w, namespace: team}}\nspec:\n  scaleTargetRef: {{name: w}}\n{spec}  triggers: {triggers}\n"
     )
@@ -254,7 +254,7 @@ fn a_trigger_that_bursar_has_no_reader_for_is_read_from_keda() {
 }
 
 /// A TriggerAuthentication that takes these parameters from keys of Secrets.
-fn authentication(parameters: &[(&str, &str, &str)]) -> String {
+pub(super) fn authentication(parameters: &[(&str, &str, &str)]) -> String {
     let references = parameters.iter().map(|(parameter, name, key)| {
         format!("{{parameter: {parameter}, name: {name}, key: {key}}}")
     });
