@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::container::containers;
 use super::draft::{Draft, DraftKind};
 use super::fields::Fields;
+use super::objects::string;
 use super::pod_template;
 use super::report::Report;
 use super::training::{
@@ -49,7 +50,8 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
             "the MPI operator's default; without it Bursar starts a process for each GPU",
         ),
     }
-    if object["apiVersion"] == "kubeflow.org/v1" {
+    // v1 and the versions before it
+    if string(object, "apiVersion").is_some_and(|version| version.starts_with("kubeflow.org/v1")) {
         report.changed("spec.roles", KUBECTL_EXEC);
     }
     if let Some(path) = spec.text("sshAuthMountPath") {

@@ -74,7 +74,7 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
             apply_command(&mut template, &object["spec"]["trainer"]);
         }
         apply_node(&mut template, &object["spec"]["trainer"]);
-        if role == "launcher" {
+        if role == "launcher" && runtime.is_launcher_node {
             remove_gpus(&mut template);
         }
         let job = if role == "launcher" { role } else { NODE };

@@ -329,4 +329,9 @@ fn a_launcher_that_is_a_node_has_no_gpus_here() {
     // as many as a worker has GPUs
     assert!(spec["mpi"]["slotsPerWorker"].is_null());
     assert_eq!(imported.fields(Fate::Changed), ["spec.roles"]);
+    // one that is none keeps its own
+    let apart = runtime.replace("runLauncherAsNode: true", "runLauncherAsNode: false");
+    let imported = import(TrainJob, &format!("{source}{apart}"));
+    let launcher = &imported.manifest["spec"]["roles"][0]["template"]["spec"]["containers"][0];
+    assert_eq!(launcher["resources"]["limits"]["nvidia.com/gpu"], "4");
 }
