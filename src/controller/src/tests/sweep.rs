@@ -12,7 +12,6 @@ use serde_json::json;
 
 use super::leader::{Leader, View, names};
 use super::world::{NAMESPACE, World};
-use crate::api_calls::ApiError;
 use crate::pod;
 
 /// How many looks old the caches of a new leader are at its first look.
@@ -85,9 +84,7 @@ impl Stage {
                 assert!(error.is_conflict(), "{error}");
             }
             for failure in failures {
-                let meanwhile =
-                    matches!(failure, ApiError::Conflict { .. } | ApiError::Gone { .. });
-                assert!(meanwhile, "{failure}");
+                assert!(failure.is_stale(), "{failure}");
             }
         }
     }

@@ -164,7 +164,7 @@ impl MonthClose<'_> {
                 self.consolidated.forget(&name);
                 Ok(true)
             }
-            Err(ApiError::Conflict { .. } | ApiError::Gone { .. }) => Ok(false),
+            Err(error) if error.is_stale() => Ok(false),
             Err(error) => Err(error),
         }
     }
