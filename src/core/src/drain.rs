@@ -5,7 +5,8 @@
 //! computed anew from what is seen, so that it goes on after a crash at any point, and turns around when demand comes back.
 //!
 //! A ReplicaSet deletes pods that are not ready before all others, whatever their deletion cost. So while one that stays has become
-//! unready with requests on it, a ready one that has left is not deleted yet: the other would go in its place.
+//! unready with requests on it, a ready one that has left is not deleted yet: the other would go in its place. A StatefulSet deletes its
+//! highest ordinals, so those leave, and one below another that stays is not deleted.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -35,6 +36,8 @@ pub struct Replica {
     pub busy: Option<u64>,
     /// When it was made.
     pub created: Timestamp,
+    /// Its ordinal in a StatefulSet, which deletes the highest one first, whatever pods are marked with.
+    pub ordinal: Option<u32>,
 }
 
 /// What to do about a service's replicas.
@@ -129,6 +132,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         let mut back: Vec<_> = leaving().collect();
         back.sort_by_key(|pod| {
             (
+                pod.ordinal,
                 pod.marked_for_deletion,
                 std::cmp::Reverse(pod.draining_since),
             )
@@ -147,6 +151,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
             .collect();
         candidates.sort_by_key(|pod| {
             (
+                std::cmp::Reverse(pod.ordinal),
                 pod.has_node,
                 pod.may_have_requests,
                 !pod.stalled,
@@ -159,7 +164,8 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         // replicas without a pod need no drain
         let mut podless = (non_draining as usize)
             .saturating_sub(candidates.len())
-            .min(surplus);
+            .min(surplus)
+            .min(deletable_without_pod(input));
         if keeps_broken {
             podless = 0;
             surplus = surplus.min(candidates.len().saturating_sub(1));
@@ -172,10 +178,23 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
     };
     let waits_for_others =
         !input.budget && input.allowed > 0 && input.pods.iter().any(is_busy_unready);
-    for pod in leaving().filter(|pod| !steps.keep.contains(&pod.uid)) {
+    let (mut going, staying): (Vec<&Replica>, Vec<&Replica>) = input
+        .pods
+        .iter()
+        .partition(|pod| pod.draining_since.is_some() && !steps.keep.contains(&pod.uid));
+    going.sort_by_key(|pod| std::cmp::Reverse(pod.ordinal));
+    // below an ordinal that stays, the StatefulSet deletes nothing
+    let mut lowest = staying.iter().filter_map(|pod| pod.ordinal).max();
+    for pod in going {
+        if pod.ordinal < lowest {
+            continue;
+        }
         match may_go(pod, waits_for_others && pod.ready, input.timeout, now) {
             Ok(()) => steps.remove.push(pod.uid.clone()),
-            Err(at) => steps.requeue_at = steps.requeue_at.into_iter().chain([at]).min(),
+            Err(at) => {
+                steps.requeue_at = steps.requeue_at.into_iter().chain([at]).min();
+                lowest = lowest.max(pod.ordinal);
+            }
         }
     }
     let removed = u32::try_from(steps.remove.len()).unwrap_or(u32::MAX);
@@ -186,6 +205,15 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         steps.requeue_at = steps.requeue_at.into_iter().chain([now + SETTLE]).min();
     }
     steps
+}
+
+/// How many replicas without a pod go first where the number shrinks: of a StatefulSet those above its
+/// highest pod, else any number.
+fn deletable_without_pod(input: &DrainInput) -> usize {
+    let highest = input.pods.iter().filter_map(|pod| pod.ordinal).max();
+    highest.map_or(usize::MAX, |highest| {
+        input.replicas.saturating_sub(highest.saturating_add(1)) as usize
+    })
 }
 
 /// When replicas that a budget takes away go without having been told, where none of them has shown a mark
@@ -255,7 +283,56 @@ mod tests {
             stalled: false,
             busy: Some(busy),
             created: now(),
+            ordinal: None,
         }
+    }
+
+    /// A pod of a StatefulSet.
+    fn with_ordinal(ordinal: u32, busy: u64) -> Replica {
+        Replica {
+            ordinal: Some(ordinal),
+            ..pod(&ordinal.to_string(), busy)
+        }
+    }
+
+    #[test]
+    fn a_stateful_set_loses_its_highest_ordinals_and_none_below_one_that_stays() {
+        let drained = steps(
+            &input(
+                1,
+                vec![with_ordinal(0, 0), with_ordinal(2, 9), with_ordinal(1, 5)],
+            ),
+            now(),
+        );
+        assert_eq!(drained.drain, ["2", "1"], "the idle one has the lowest");
+        let leaving = |ordinal, busy| Replica {
+            draining_since: ago(9),
+            in_endpoints: false,
+            ..with_ordinal(ordinal, busy)
+        };
+        let removed = |highest| {
+            let pods = vec![with_ordinal(0, 3), leaving(1, 0), leaving(2, highest)];
+            let steps = steps(&input(1, pods), now());
+            (steps.remove, steps.replicas)
+        };
+        let nothing: Vec<String> = Vec::new();
+        assert_eq!(removed(1), (nothing, 3), "2 would go in place of 1");
+        assert_eq!(removed(0), (vec!["2".to_owned(), "1".to_owned()], 1));
+        let kept = steps(
+            &input(2, vec![with_ordinal(0, 3), leaving(2, 0), leaving(1, 0)]),
+            now(),
+        );
+        assert_eq!(
+            (kept.keep, kept.remove),
+            (vec!["1".to_owned()], vec!["2".to_owned()])
+        );
+        // 1 is being made anew: to shrink would delete 2
+        let gap = DrainInput {
+            replicas: 3,
+            ..input(2, vec![with_ordinal(0, 3), with_ordinal(2, 1)])
+        };
+        let steps = steps(&gap, now());
+        assert_eq!((steps.drain, steps.replicas), (vec!["2".to_owned()], 3));
     }
 
     fn input(allowed: u32, pods: Vec<Replica>) -> DrainInput {

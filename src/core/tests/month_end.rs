@@ -326,6 +326,7 @@ impl Namespace {
         let replicas = order.replicas.1;
         let deployment = Deployment {
             replicas,
+            has_ordinals: false,
             rollout: None,
             creation_failure: None,
         };

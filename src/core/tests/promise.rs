@@ -273,6 +273,7 @@ impl Namespace {
         let service = service.clone();
         let deployment = Deployment {
             replicas,
+            has_ordinals: false,
             rollout: None,
             creation_failure: None,
         };

@@ -158,6 +158,7 @@ impl Simulation {
         }
         let deployment = service.deployment.get_or_insert(Deployment {
             replicas: 0,
+            has_ordinals: false,
             rollout: None,
             creation_failure: None,
         });

@@ -206,6 +206,8 @@ pub(crate) fn drain_replicas<'a>(
     now: Timestamp,
 ) -> Vec<drain::Replica> {
     let replicas = pods.filter(|(_, pod)| is_replica(&pod.pod));
+    let deployment = state.deployment.as_ref();
+    let has_ordinals = deployment.is_some_and(|found| found.has_ordinals);
     replicas
         .map(|(uid, found)| {
             let (pod, engine) = (&found.pod, &found.engine);
@@ -225,6 +227,7 @@ pub(crate) fn drain_replicas<'a>(
                     false => Some(0),
                 },
                 created: pod.created,
+                ordinal: ordinal(&pod.key.name).filter(|_| has_ordinals),
             }
         })
         .collect()
@@ -247,6 +250,11 @@ pub(crate) fn shown_replicas(
     });
     let shown: Vec<_> = shown.collect();
     drain::non_draining(deployment.map_or(0, |found| found.replicas), &shown)
+}
+
+/// The number in which the name of a StatefulSet's pod ends.
+fn ordinal(name: &str) -> Option<u32> {
+    name.rsplit_once('-')?.1.parse().ok()
 }
 
 impl Model {

@@ -311,11 +311,13 @@ impl Service {
     }
 }
 
-/// The Deployment that a service owns.
+/// The Deployment that a service owns, or the workload that it has adopted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
     /// Its replicas.
     pub replicas: u32,
+    /// It is a StatefulSet: the names of its pods end in ordinals, and the highest one is deleted first.
+    pub has_ordinals: bool,
     /// It replaces pods by others of a new template, and has not ended that.
     pub rollout: Option<Rollout>,
     /// The cluster refuses its pods.

@@ -159,6 +159,7 @@ impl World {
     pub(crate) fn scale(&mut self, second: i64, key: &Key, replicas: u32) {
         let deployment = Deployment {
             replicas,
+            has_ordinals: false,
             rollout: None,
             creation_failure: None,
         };

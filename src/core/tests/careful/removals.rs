@@ -100,6 +100,7 @@ fn a_budget_stops_all_of_them_at_once_though_nothing_asks_for_them() {
             });
             let deployment = Deployment {
                 replicas: 100,
+                has_ordinals: false,
                 rollout,
                 creation_failure: None,
             };

@@ -76,6 +76,7 @@ pub(crate) fn reading(pod: &str, requests: u64) -> Event {
 pub(crate) fn replicas(replicas: u32) -> Event {
     let deployment = Deployment {
         replicas,
+        has_ordinals: false,
         rollout: None,
         creation_failure: None,
     };

@@ -352,6 +352,7 @@ impl Cluster {
         };
         let deployment = Deployment {
             replicas,
+            has_ordinals: false,
             rollout: None,
             creation_failure: None,
         };
