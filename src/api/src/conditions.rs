@@ -29,6 +29,12 @@ pub const PORT_ASSIGNED: &str = "PortAssigned";
 /// Requests that come by the service's Service wake it. It has the condition only while something in
 /// their way keeps them from it.
 pub const REQUESTS_WAKE: &str = "RequestsWake";
+/// The workload of a targetRef can be read and scaled. Services with a targetRef alone have the
+/// condition.
+pub const TARGET_READY: &str = "TargetReady";
+/// Replicas get no new requests once they are to leave. A service with a targetRef has the condition
+/// only while they do.
+pub const REPLICAS_DRAIN: &str = "ReplicasDrain";
 /// An edit of a BudgetPolicy or of prices would stop something that runs, and waits. A BudgetPolicy
 /// has the condition only meanwhile.
 pub const BUDGET_CHANGE_PENDING: &str = "BudgetChangePending";
@@ -211,6 +217,44 @@ reasons! {
     NO_GATEWAY_ADDRESS = "NoGatewayAddress";
     /// All requests should go through gateways, and go to replicas.
     GATEWAYS_NOT_IN_PATH = "GatewaysNotInPath";
+    /// No Service is named by which requests come.
+    NO_SERVICE = "NoService";
+    /// The Service of the serviceRef is not there, or may not be read.
+    SERVICE_NOT_READ = "ServiceNotRead";
+    /// The Service has no pods of its own: it is an alias, or others write its endpoints.
+    SERVICE_WITHOUT_PODS = "ServiceWithoutPods";
+    /// The Service has no such port, or several of which none is named.
+    SERVICE_PORT_UNKNOWN = "ServicePortUnknown";
+    /// The Service sends requests to another port than the engine's.
+    SERVICE_PORT_DIFFERS = "ServicePortDiffers";
+}
+
+reasons! {
+    /// Reasons of [`TARGET_READY`](super::TARGET_READY).
+    target_ready:
+    /// It is read, and scaled.
+    ADOPTED = "Adopted";
+    /// Its pods do not all have the labels of replicas yet.
+    ADOPTING = "Adopting";
+    /// It was not read yet, or the API server does not answer.
+    NOT_READ = "NotRead";
+    /// There is no such workload.
+    NOT_FOUND = "NotFound";
+    /// The controller has no right to read or to scale it.
+    FORBIDDEN = "Forbidden";
+    /// Its kind has no scale subresource, or no pod template that makes one pod a replica.
+    KIND_NOT_SUPPORTED = "KindNotSupported";
+    /// It belongs to somebody who decides over its replicas.
+    OWNED_BY_OTHER = "OwnedByOther";
+    /// A HorizontalPodAutoscaler or another InferenceDeployment scales it.
+    SCALED_BY_OTHER = "ScaledByOther";
+}
+
+reasons! {
+    /// Reasons of [`REPLICAS_DRAIN`](super::REPLICAS_DRAIN).
+    replicas_drain:
+    /// The Service does not select by the label that a leaving replica loses.
+    SELECTOR_LACKS_LABEL = "SelectorLacksLabel";
 }
 
 reasons! {

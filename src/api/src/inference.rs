@@ -1,5 +1,8 @@
 //! InferenceDeployment: a model server that is scaled by its queue depth.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use bursar_core::model::DEFAULT_WEIGHT;
 use bursar_core::plan::LimitedBy;
 use bursar_core::scaling::{
@@ -60,9 +63,16 @@ use crate::template;
 #[x_kube(
     validation = Rule::new("!has(self.targetRef) || !has(self.template)")
         .message("template and targetRef exclude each other: give one of them"),
-    validation = Rule::new("!has(self.targetRef)")
-        .message("targetRef is not available in this version: give template, and Bursar owns the Deployment"),
-    validation = Rule::new("has(self.template) || has(self.targetRef)").message("template is missing: give the pod template of one replica"),
+    validation = Rule::new("has(self.template) || has(self.targetRef)")
+        .message("template is missing: give the pod template of one replica, or targetRef of a workload that exists"),
+    validation = Rule::new("has(self.targetRef) == has(oldSelf.targetRef) && (!has(self.targetRef) || self.targetRef == oldSelf.targetRef)")
+        .message("targetRef cannot be added, changed or removed: delete the resource, which gives the replicas back, and create another"),
+    validation = Rule::new("!has(self.serviceRef) || has(self.targetRef)")
+        .message("serviceRef is for a targetRef alone: with a template, Bursar makes the Service"),
+    validation = Rule::new("!has(self.serviceRef) || self.engine != 'None'")
+        .message("engine None takes no requests: it has no serviceRef"),
+    validation = Rule::new("!has(self.targetRef) || self.activation.mode != 'Always'")
+        .message("activation.mode Always needs a template: it changes the Service's selector, and that of a targetRef is not Bursar's to change"),
     validation = Rule::new(CUSTOM_RULE).message(CUSTOM_MESSAGE),
     validation = Rule::new("self.engine != 'None' || self.scaling.signals.all(s, s.type != 'Engine')")
         .message("engine None has no queue depth: give scaling.signals of other types"),
@@ -98,9 +108,15 @@ pub struct InferenceDeploymentSpec {
             .message("spec.restartPolicy must be Always or left out")
     )]
     pub template: Option<PodTemplateSpec>,
-    /// An existing workload to scale instead of a template. Not available in this version.
+    /// An existing workload to scale instead of a template: a Deployment, a StatefulSet, or any kind with
+    /// the scale subresource and a pod template at `spec.template`. Its template is not changed, and
+    /// its replicas are given back when this resource is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<TargetRef>,
+    /// The Service by which requests reach the workload of `targetRef`. While no replica is ready, they
+    /// wait at gateways and wake it; without it, requests wake nothing. The Service is not changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_ref: Option<ServiceRef>,
     /// The fewest replicas; 0 lets it go to zero when idle. `kubectl scale` sets it.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
@@ -144,11 +160,59 @@ fn default_weight() -> i32 {
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
     /// API version, such as `apps/v1`.
+    #[schemars(length(max = 128), regex(pattern = "^([a-z0-9.-]+/)?v[a-z0-9]+$"))]
     pub api_version: String,
     /// Kind, such as `Deployment`.
+    #[schemars(length(max = 63), regex(pattern = "^[A-Za-z][A-Za-z0-9]*$"))]
     pub kind: String,
     /// Name, in the same namespace.
+    #[schemars(length(max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
     pub name: String,
+}
+
+impl TargetRef {
+    /// Whether all of it can be a part of a request's path, as the API server's rules make sure.
+    pub fn is_valid(&self) -> bool {
+        let is_name = |text: &str| {
+            let mut bytes = text.bytes();
+            !text.is_empty()
+                && text != ".."
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+        };
+        let mut version = self.api_version.splitn(2, '/');
+        version.all(is_name) && is_name(&self.kind) && is_name(&self.name)
+    }
+
+    /// The API group; empty for the core API.
+    pub fn group(&self) -> &str {
+        let group = self.api_version.split_once('/');
+        group.map_or("", |(group, _)| group)
+    }
+
+    /// Whether both name the same workload, by whatever version of its API.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.group(), &self.kind, &self.name) == (other.group(), &other.kind, &other.name)
+    }
+}
+
+impl fmt::Display for TargetRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.kind, self.name)
+    }
+}
+
+/// A Service that exists.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// Name, in the same namespace.
+    #[schemars(length(max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The port that requests come by: its name, or its number as text. Needed where the Service has
+    /// several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub port: Option<String>,
 }
 
 /// How demand becomes replicas.
@@ -415,6 +479,9 @@ pub struct InferenceDeploymentStatus {
     /// The values that gateways read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<ActivationStatus>,
+    /// The workload of `targetRef`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetStatus>,
     /// What was learned of its replicas, once that is enough to forecast. A new leader begins with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned: Option<LearnedStatus>,
@@ -424,6 +491,27 @@ pub struct InferenceDeploymentStatus {
     /// Conditions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// The most labels that [`TargetStatus::pod_labels`] has.
+pub const MAX_TARGET_LABELS: usize = 64;
+
+/// The workload of a `targetRef`, as far as others than the controller need it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TargetStatus {
+    /// The workload's UID.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    /// The replicas that it had before Bursar scaled it: those that it gets back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas_before: Option<i32>,
+    /// The labels of its pod template, by which gateways find the NetworkPolicies of its replicas.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
+    /// The names that its containers give to the engine's port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_names: Vec<String>,
 }
 
 /// What was learned of a service's replicas.
