@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `request` | which object a request is about |
 //! | `store` | objects, versions, and what a write may change |
+//! | `scale` | the scale subresource |
 //! | `access` | reviews of tokens and rights |
 //! | `apply` | server-side apply |
 //! | `selector` | label selectors, and field selectors of lists |
@@ -25,6 +26,7 @@ pub mod faults;
 mod handler;
 pub mod https;
 mod request;
+mod scale;
 pub mod schema_fuzz;
 mod selector;
 mod store;
@@ -35,7 +37,8 @@ use bursar_api::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -85,6 +88,9 @@ impl Kind {
             Self::of::<SpendRecord>(true),
             Self::of::<SpendCorrection>(true),
             Self::of::<Deployment>(true),
+            Self::of::<StatefulSet>(true),
+            Self::of::<ReplicaSet>(true),
+            Self::of::<HorizontalPodAutoscaler>(true),
             Self::of::<Job>(true),
             Self::of::<Pod>(true),
             Self::of::<Node>(true),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::Kind;
 use crate::apply::apply;
 use crate::request::Target;
+use crate::scale;
 
 /// The number of events that are kept for watches.
 const MAX_EVENTS: usize = 10_000;
@@ -35,6 +36,11 @@ impl StatusError {
     pub(crate) fn unserved() -> Self {
         let message = "the server could not find the requested resource";
         Self::new(404, "NotFound", message)
+    }
+
+    /// The object has no such subresource.
+    pub(crate) fn no_subresource(plural: &str) -> Self {
+        Self::not_found("subresource of", plural)
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -66,7 +72,7 @@ impl StatusError {
     }
 }
 
-type ApiResult = Result<Value, StatusError>;
+pub(crate) type ApiResult = Result<Value, StatusError>;
 
 /// `apiVersion` and plural, namespace, name.
 type Key = (String, String, String, String);
@@ -168,10 +174,15 @@ impl Store {
     /// The resources of an API version, as discovery lists them.
     pub(crate) fn resources(&self, api_version: &str) -> Vec<Value> {
         let kinds = self.kinds.iter();
+        let resource = |name: &str, kind: &str| json!({"name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": []});
         kinds
             .filter(|kind| kind.api_version == api_version)
-            .map(|kind| {
-                json!({"name": kind.plural, "singularName": "", "namespaced": true, "kind": kind.kind, "verbs": []})
+            .flat_map(|kind| {
+                let scale = format!("{}/scale", kind.plural);
+                let scale = scale::has(&kind.plural).then(|| resource(&scale, "Scale"));
+                [resource(&kind.plural, &kind.kind)]
+                    .into_iter()
+                    .chain(scale)
             })
             .collect()
     }
@@ -200,7 +211,11 @@ impl Store {
     pub(crate) fn get(&self, target: &Target) -> ApiResult {
         let key = self.key(target)?;
         let found = self.objects.get(&key).map(|object| object.value.clone());
-        found.ok_or_else(|| StatusError::not_found(&target.plural, &key.3))
+        let found = found.ok_or_else(|| StatusError::not_found(&target.plural, &key.3))?;
+        match scale::is_asked(target) {
+            true => scale::of(target, &found),
+            false => Ok(found),
+        }
     }
 
     pub(crate) fn create(
@@ -282,6 +297,9 @@ impl Store {
 
     /// Replaces a whole object, or its status.
     pub(crate) fn replace(&mut self, target: &Target, object: Value, manager: &str) -> ApiResult {
+        if scale::is_asked(target) {
+            return scale::write(self, target, &object, manager);
+        }
         let live = self.get(target)?;
         if object["metadata"]["name"] != live["metadata"]["name"] {
             return Err(StatusError::bad_request(
@@ -306,6 +324,9 @@ impl Store {
                 object
             }
         };
+        if scale::is_asked(target) {
+            return scale::write(self, target, &patched, manager);
+        }
         let live = self.get(target)?;
         self.update(target, &live, patched, manager, "Update")
     }
@@ -338,7 +359,7 @@ impl Store {
         Ok(result)
     }
 
-    fn update(
+    pub(crate) fn update(
         &mut self,
         target: &Target,
         live: &Value,
