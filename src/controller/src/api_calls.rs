@@ -72,6 +72,12 @@ pub(crate) enum ApiError {
         /// The field manager.
         by: String,
     },
+    /// The target of a targetRef must not be scaled.
+    #[error("{why}")]
+    NotScalable {
+        /// Why, and what helps.
+        why: String,
+    },
     /// No key could be made for a job's ssh connections.
     #[error("the operating system gave no randomness for the ssh key of the job")]
     NoRandomness,
@@ -108,9 +114,10 @@ impl ApiError {
             Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Gone { .. } => {
                 RetryPace::STALE
             }
-            Self::Foreign { .. } | Self::Unreadable { .. } | Self::Edited { .. } => {
-                RetryPace::FOREIGN
-            }
+            Self::Foreign { .. }
+            | Self::Unreadable { .. }
+            | Self::Edited { .. }
+            | Self::NotScalable { .. } => RetryPace::FOREIGN,
             Self::Slow { .. } | Self::NoRandomness => RetryPace::OVERLOADED,
             // 408 and 429 ask for patience; other codes from 400 to 499 refuse the content itself
             Self::Api { source, .. } => match &**source {

@@ -31,6 +31,7 @@ use crate::ports::{NoPort, Ports};
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
+use crate::scale_target::ScaleTargets;
 use crate::signals::readings::SignalReadings;
 use crate::slice_index::SliceIndex;
 use crate::status_memory::StatusMemory;
@@ -86,6 +87,8 @@ pub(crate) struct Context {
     pub(crate) launcher_suffixes: SuffixKey,
     /// What others do to the Deployments of services.
     pub(crate) foreign_edits: ForeignEdits,
+    /// The workloads of targetRefs.
+    pub(crate) scale_targets: ScaleTargets,
     /// What was said of services in Events.
     pub(crate) service_events: Mutex<HashMap<Key, ServiceEvents>>,
     /// What is remembered of the writes of statuses.

@@ -36,6 +36,7 @@ use crate::ports::Ports;
 use crate::power_readings::{self, PowerReadings};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
+use crate::scale_target::{ScaleTargets, replica_pods};
 use crate::signals::SignalReads;
 use crate::signals::addresses::ClusterPolicy;
 use crate::signals::reader::SignalReader;
@@ -146,6 +147,7 @@ pub(crate) async fn lead(
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
     }
     cluster_bill::refresh(&context, Timestamp::now());
+    (context.scale_targets).fill(&context.stores.services, Timestamp::now());
     let mut tasks = decide(&context, changes_received, inputs_received, ledger_received);
     tokio::select! {
         // a cache that nobody keeps would be believed for ever
@@ -157,6 +159,7 @@ pub(crate) async fn lead(
         _ = node_autoscaling => {}
         () = demand => {}
         () = report(&context, options) => {}
+        () = replica_pods::run(&context, changes.clone(), Timestamp::now) => {}
         () = pod_creation_failures::run(&context.refusals, &client, changes, Timestamp::now) => {}
     }
     Ok(())
@@ -223,6 +226,7 @@ fn new_context(
         namespace: options.namespace.clone(),
         launcher_suffixes: SuffixKey::default(),
         foreign_edits: ForeignEdits::default(),
+        scale_targets: ScaleTargets::default(),
         service_events: Mutex::default(),
         status_memories: Mutex::default(),
         observe_only: options.observe_only,

@@ -17,6 +17,7 @@
 //! | `actor` | owns the model: takes all events that wait, and decides once |
 //! | `executor` | carries out the newest order of each object, and writes statuses |
 //! | `subject` | the objects that the controller acts for |
+//! | `scale_target`, `rollout` | workloads that exist and are scaled by `targetRef` |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `evictions` | pods of no workload that have no money |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
@@ -78,6 +79,8 @@ mod power_readings;
 mod pricing;
 mod priority;
 mod resource_claim;
+mod rollout;
+mod scale_target;
 mod signals;
 mod slice_index;
 mod spend_metrics;

@@ -165,6 +165,10 @@ impl Edge {
         }
         let due = self.pods.due(now).into_iter();
         self.changed.extend(due.map(|key| (CachedKind::Pod, key)));
+        let namespaces = context.scale_targets.take_namespaces();
+        if !namespaces.is_empty() {
+            self.pods.note_unlabelled(&context, &namespaces, now);
+        }
         let mut batch = Batch {
             context: &context,
             claims: std::mem::take(&mut self.claims),
@@ -323,9 +327,14 @@ impl Edge {
             }
             CachedKind::InferenceDeployment => {
                 let object = cached(&stores.services, key);
+                context.scale_targets.set(key, object.as_deref(), batch.now);
+                let successors = context.scale_targets.take_successors().into_iter();
+                self.changed.extend(successors.map(|key| (kind, key)));
+                let target = context.scale_targets.view(key).and_then(|view| view.target);
                 let template = object
                     .as_ref()
                     .and_then(|object| object.spec.template.as_ref());
+                let template = template.or(target.as_deref().map(|target| &target.template));
                 if object.is_none() {
                     context.release_port(key, batch.now);
                 }
@@ -341,8 +350,17 @@ impl Edge {
                 // whose Deployment it is depends on who has the name now
                 let deployment = batch.workloads().deployment(key);
                 batch.push(deployment);
+                if let Some(object) = object.as_deref().filter(|_| target.is_some()) {
+                    let endpoints = batch.workloads().target_endpoints(key, object);
+                    batch.push(endpoints);
+                }
                 self.load_subject(batch, &subject);
-                match self.marks.note(kind, key, object.as_deref()) {
+                let has_other_target = context.scale_targets.take_changed(key);
+                if has_other_target {
+                    // what was refused before may be carried out now
+                    batch.observed.edited.insert(subject.clone());
+                }
+                match self.marks.note(kind, key, object.as_deref()) || has_other_target {
                     true => batch.owns_otherwise(subject),
                     false => batch.has_changed(subject),
                 }

@@ -1,7 +1,7 @@
 //! Kubernetes objects as the model's values. Nothing here looks at another object.
 
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::model::event::{Deployment, Node, Owner, Pod, PodShape, Rollout};
+use bursar_core::model::event::{Deployment, Node, Owner, Pod, PodShape};
 use bursar_core::pricing::is_gpu;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1;
@@ -16,6 +16,7 @@ use crate::pod;
 use crate::pod_failure;
 use crate::pod_mark;
 use crate::pod_resources::amounts;
+use crate::rollout;
 use crate::training::job::labelled_role;
 
 /// What a node has, and whether it takes pods.
@@ -97,27 +98,10 @@ fn owner(pod: &core::Pod, workload: Option<&WorkloadRef>) -> Owner {
 /// What a Deployment is told, and whether it replaces pods.
 pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
     let replicas = found.spec.replicas.map(u32::try_from);
-    let rollout = found.status.as_ref().and_then(|status| {
-        let is_behind = found.metadata.generation != status.observed_generation;
-        let updated = status.updated_replicas.unwrap_or(0);
-        let replaces = updated < status.replicas.unwrap_or(0);
-        let rolls = is_behind || replaces;
-        let mut conditions = status.conditions.iter().flatten();
-        let deadline_exceeded = conditions.any(|condition| {
-            let reason = condition.reason.as_deref();
-            condition.type_.as_deref() == Some("Progressing")
-                && reason == Some("ProgressDeadlineExceeded")
-        });
-        let rollout = Rollout {
-            updated: u32::try_from(updated).unwrap_or(0),
-            replaces,
-            deadline_exceeded: deadline_exceeded && !is_behind,
-        };
-        rolls.then_some(rollout)
-    });
     Deployment {
         replicas: replicas.and_then(Result::ok).unwrap_or(0),
-        rollout,
+        has_ordinals: false,
+        rollout: rollout::of_deployment(found),
         creation_failure: health::pod_creation_failure(found),
     }
 }

@@ -115,6 +115,20 @@ impl PodEdge {
         self.uids.keys()
     }
 
+    /// Notes the pods of namespaces of which a target became known: they may be its own.
+    pub(super) fn note_unlabelled(
+        &self,
+        context: &Context,
+        namespaces: &BTreeSet<Name>,
+        now: Timestamp,
+    ) {
+        let keys = self.uids.keys();
+        for key in keys.filter(|key| namespaces.contains(&key.namespace)) {
+            let pod = cached(&context.stores.pods, key);
+            context.scale_targets.note_pod(key, pod.as_deref(), now);
+        }
+    }
+
     /// What the model is told of a pod. Returns whether the gateways that take requests have
     /// changed.
     pub(super) fn observe(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
@@ -126,7 +140,18 @@ impl PodEdge {
         if change.unknown {
             batch.unknown_accelerators.insert(key.namespace.clone());
         }
+        context.scale_targets.note_pod(key, pod.as_deref(), now);
         for workload in change.workloads.iter().filter_map(ObjectKey::of) {
+            if let ObjectKey::Service(service) = &workload
+                && let Some(object) = cached(&context.stores.services, service)
+                && object.spec.target_ref.is_some()
+            {
+                let endpoints = batch.workloads().target_endpoints(service, &object);
+                batch.push(endpoints);
+                // with its last pod it is adopted
+                let event = batch.workloads().service(service);
+                batch.push(event);
+            }
             // which replicas take requests is asked of pods, and their endpoints may have changed before
             if let ObjectKey::Service(service) = &workload
                 && waits_for_replicas(&context.stores, service)

@@ -1,6 +1,8 @@
 //! Workloads, budgets and what they own as the model's values.
 
+use bursar_api::engine::Engine;
 use bursar_api::inference::{ActivationMode, LearnedStatus};
+use bursar_api::names::SERVING_LABEL;
 use bursar_api::template::grace_seconds;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{BudgetRecord, OnExhausted, Unmanaged};
@@ -18,8 +20,12 @@ use super::objects;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
+use crate::lock::lock;
+use crate::object_key::ObjectKey;
 use crate::ownership::is_owned;
+use crate::pod;
 use crate::priority::Priority;
+use crate::scale_target;
 use crate::slice_index::ready_endpoints;
 use crate::training::job::{is_running, role_jobs, to_core};
 
@@ -40,12 +46,39 @@ impl WorkloadReader<'_> {
     }
 
     fn service_of(&mut self, key: &Key, object: &InferenceDeployment) -> Option<Service> {
-        let settings = object.spec.settings().ok()?;
+        let mut settings = object.spec.settings().ok()?;
+        let is_recorded = scale_target::is_recorded(object);
+        let view = match &object.spec.target_ref {
+            // nothing is decided before it was read
+            Some(_) => {
+                self.context.scale_targets.note_recorded(key, is_recorded);
+                Some(self.context.scale_targets.view(key)?)
+            }
+            None => None,
+        };
+        let target = view.as_ref().and_then(|view| view.target.as_ref());
+        let is_held =
+            (view.as_ref()).is_some_and(|view| view.problem.is_some() || !view.is_adopted);
+        if is_held {
+            let replicas = target.map_or(0, |target| target.state.replicas);
+            (settings.min, settings.max) = (0, settings.max.max(replicas));
+        }
         let nothing = PodTemplateSpec::default();
-        let template = object.spec.template.as_ref().unwrap_or(&nothing);
+        let own = object.spec.template.as_ref();
+        let template = own
+            .or(target.map(|target| &target.template))
+            .unwrap_or(&nothing);
         let spec = template.spec.clone().unwrap_or_default();
-        let class = object.spec.priority_class();
-        let priority = Priority::of(self.context, &key.namespace, class);
+        let class = scale_target::status::priority_class(self.context, object);
+        let priority = Priority::of(self.context, &key.namespace, class.as_deref());
+        let never_wakes = view
+            .as_ref()
+            .is_some_and(|view| scale_target::status::never_wakes(object, view));
+        let has_replicas = target.is_some_and(|target| target.state.replicas > 0);
+        if never_wakes && has_replicas && !is_held {
+            // nothing would start another one
+            settings.min = settings.min.max(1);
+        }
         Some(Service {
             created: self.created(object),
             priority: priority.value,
@@ -71,7 +104,9 @@ impl WorkloadReader<'_> {
             idle_after: settings.idle_after,
             drain_timeout: settings.drain_timeout,
             // what demand makes of a service that cannot be read now is not known
-            paused: object.spec.scaling.paused || self.context.unreadable.contains(object),
+            paused: object.spec.scaling.paused
+                || is_held
+                || self.context.unreadable.contains(object),
             activation: match object.spec.activation.mode {
                 ActivationMode::OnDemand | ActivationMode::Always => Activation::OnDemand,
                 ActivationMode::Never => Activation::Never,
@@ -85,7 +120,11 @@ impl WorkloadReader<'_> {
     /// request would wake another.
     fn min_replicas(&self, key: &Key, min: u32) -> u32 {
         let deployment = || cached(&self.context.stores.deployments, key);
-        let has_replicas = || deployment().is_some_and(|found| found.spec.replicas > Some(0));
+        let target = || self.context.scale_targets.view(key)?.target;
+        let has_replicas = || {
+            deployment().is_some_and(|found| found.spec.replicas > Some(0))
+                || target().is_some_and(|target| target.state.replicas > 0)
+        };
         match min == 0 && self.context.ports.is_waiting(key) && has_replicas() {
             true => 1,
             false => min,
@@ -97,6 +136,16 @@ impl WorkloadReader<'_> {
     pub(super) fn deployment(&self, key: &Key) -> Event {
         let stores = &self.context.stores;
         let service = cached(&stores.services, key);
+        if service
+            .as_ref()
+            .is_some_and(|service| service.spec.target_ref.is_some())
+        {
+            // replicas of one that is not adopted are nobody's, and none of them is about to come
+            let is_recorded = service.as_deref().is_some_and(scale_target::is_recorded);
+            let view = self.context.scale_targets.view(key).filter(|_| is_recorded);
+            let target = view.and_then(|view| view.target);
+            return Event::Deployment(key.clone(), target.map(|target| target.state.clone()));
+        }
         let owner = service.as_ref().and_then(|service| service.uid());
         let found = cached(&stores.deployments, key);
         let owned = found.filter(|found| is_owned(&**found, owner.as_deref()));
@@ -191,8 +240,30 @@ impl WorkloadReader<'_> {
         )
     }
 
+    /// The pods of a target that get requests: those that are ready, and have the serving label where its
+    /// Service selects by that. The slices of its Service have no label by which they are watched.
+    pub(super) fn target_endpoints(&self, key: &Key, object: &InferenceDeployment) -> Event {
+        let view = self.context.scale_targets.view(key);
+        let target = view.and_then(|view| view.target);
+        let by_label = target.is_some_and(|target| target.drains_by_label());
+        let takes_requests = object.spec.engine != Engine::None;
+        let workload = ObjectKey::Service(key.clone()).workload();
+        let index = lock(&self.context.index);
+        let pods = workload.map(|workload| index.pods_of(&self.context.stores.pods, &workload));
+        let ready = pods.into_iter().flatten().filter(|pod| {
+            let serves = !by_label || pod::label(pod, SERVING_LABEL).is_some();
+            takes_requests && serves && pod::is_ready(pod)
+        });
+        let ready = ready.map(|pod| pod::uid(&pod).into()).collect();
+        Event::Endpoints(key.clone(), ready)
+    }
+
     /// The pods that the endpoints of a service show as ready.
     pub(super) fn endpoints<'s>(&self, key: &Key, slices: impl Iterator<Item = &'s Name>) -> Event {
+        let service = cached(&self.context.stores.services, key);
+        if let Some(service) = service.filter(|service| service.spec.target_ref.is_some()) {
+            return self.target_endpoints(key, &service);
+        }
         let mut ready: Vec<Name> = Vec::new();
         for name in slices {
             let slice = Key {

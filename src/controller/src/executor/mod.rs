@@ -37,6 +37,7 @@ use crate::evictions;
 use crate::inference;
 use crate::metrics::ResultLabel;
 use crate::object_key::ObjectKey;
+use crate::scale_target::release;
 use crate::training;
 
 pub(crate) use order::{Order, ServiceChange};
@@ -165,7 +166,7 @@ impl Executor {
             self.queue.retry(&subject, now);
         }
         for subject in wanted.owners {
-            if !self.context.observe_only {
+            if !self.context.observe_only || is_release(&self.context, &subject) {
                 self.queue.compare(subject, now);
             }
         }
@@ -364,7 +365,8 @@ async fn apply(
     order: Option<&Order>,
     now: Timestamp,
 ) -> Result<Outcome, Unapplied> {
-    if context.paused_by(&subject.key().namespace).is_some() {
+    // what is deleted waits for no pause
+    if context.paused_by(&subject.key().namespace).is_some() && !is_release(context, subject) {
         // the model forgets the order, and compares all owned objects once it is resumed
         if let ObjectKey::Service(key) = subject {
             inference::apply_endpoints(context, key, now).await?;
@@ -394,6 +396,15 @@ async fn apply(
         (ObjectKey::Budget(_) | ObjectKey::Pod(_), _) => {}
     }
     Ok(Outcome::Done(None))
+}
+
+/// Whether an InferenceDeployment waits for its target to be given back.
+fn is_release(context: &Context, subject: &ObjectKey) -> bool {
+    let ObjectKey::Service(key) = subject else {
+        return false;
+    };
+    let object = cached(&context.stores.services, key);
+    object.is_some_and(|object| release::is_pending(&object))
 }
 
 /// Until when a workload that has no pod yet has to wait for its record, which is asked for.

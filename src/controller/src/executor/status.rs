@@ -30,6 +30,7 @@ use crate::object_key::ObjectKey;
 use crate::paused;
 use crate::pricing::condition::{self, PricingState};
 use crate::priority::Priority;
+use crate::scale_target;
 use crate::signals;
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
@@ -115,13 +116,18 @@ async fn write_service(
     }
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
+    let target = scale_target::status::parts(context, subject.key(), &object);
     let deployment = cached(&context.stores.deployments, subject.key());
+    let deployment = deployment.filter(|_| object.spec.target_ref.is_none());
     let creation_failure = deployment.and_then(|found| health::pod_creation_failure(&found));
+    let creation_failure = creation_failure.map(|failure| failure.why.to_string());
+    let creation_failure = creation_failure.or_else(|| target.creation_failure.clone());
     let namespace = &workload.namespace;
-    let priority = Priority::of(context, namespace, object.spec.priority_class());
+    let class = scale_target::status::priority_class(context, &object);
+    let priority = Priority::of(context, namespace, class.as_deref());
     let port = inference::port(context, &object, now);
-    let not_woken = match object.spec.engine {
-        Engine::None => None,
+    let not_woken = match (object.spec.engine, &object.spec.target_ref) {
+        (Engine::None, _) | (_, Some(_)) => None,
         _ => inference::request_path::condition(context, &object, port.is_ok()),
     };
     let parts = inference::status::StatusParts {
@@ -129,9 +135,8 @@ async fn write_service(
         signals: signals::status::statuses(context, &object, decision, now),
         learned: view.learned,
         pods: &pods,
-        creation_failure: creation_failure
-            .as_ref()
-            .map(|creation_failure| &*creation_failure.why),
+        creation_failure: creation_failure.as_deref(),
+        target,
         port,
         spend,
         failure,

@@ -225,6 +225,24 @@ fn named_service(object: &InferenceDeployment, name: String, spec: ServiceSpec) 
     }
 }
 
+/// The Service of which gateways are endpoints, and the name of its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Front<'a> {
+    pub(crate) service: &'a str,
+    pub(crate) port_name: Option<&'a str>,
+}
+
+impl<'a> Front<'a> {
+    /// That of a service: the one that its serviceRef names, or its own, which is called `name` like it.
+    pub(crate) fn of(object: &'a InferenceDeployment, name: &'a str) -> Self {
+        let reference = object.spec.service_ref.as_ref();
+        Self {
+            service: reference.map_or(name, |reference| &reference.name),
+            port_name: Some(SERVICE_PORT_NAME),
+        }
+    }
+}
+
 /// A family of addresses: those of a slice are all of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -263,6 +281,7 @@ impl Family {
 /// other.
 pub(crate) fn gateway_endpoints(
     object: &InferenceDeployment,
+    front: &Front<'_>,
     family: Family,
     port: u16,
     gateways: impl IntoIterator<Item = IpAddr>,
@@ -285,21 +304,21 @@ pub(crate) fn gateway_endpoints(
         })
         .collect();
     let ports = vec![EndpointPort {
-        name: Some(SERVICE_PORT_NAME.to_owned()),
+        name: front.port_name.map(str::to_owned),
         port: Some(i32::from(port)),
         protocol: Some("TCP".to_owned()),
         ..EndpointPort::default()
     }];
     let name = object.name_any();
-    let mut metadata = metadata(
-        object,
-        family.gateway_slice(&name),
-        WorkloadKind::InferenceDeployment,
-        &(&endpoints, &ports),
-    );
+    let slice = family.gateway_slice(&name);
+    let kind = WorkloadKind::InferenceDeployment;
+    let mut metadata = match front.service == name {
+        true => metadata(object, slice, kind, &(&endpoints, &ports)),
+        false => metadata(object, slice, kind, &(&endpoints, &ports, front.service)),
+    };
     metadata.labels.get_or_insert_default().extend(
         [
-            ("kubernetes.io/service-name", name.as_str()),
+            ("kubernetes.io/service-name", front.service),
             ("endpointslice.kubernetes.io/managed-by", "bursar"),
             (GATEWAY_LABEL, "true"),
         ]
@@ -318,6 +337,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const FRONT: Front<'static> = Front {
+        service: "chat",
+        port_name: Some("http"),
+    };
 
     fn chat() -> InferenceDeployment {
         serde_json::from_value(json!({
@@ -417,7 +441,7 @@ mod tests {
         assert_eq!(front.ports, replicas.ports);
         assert_eq!(replicas.cluster_ip.as_deref(), Some("None"));
         let gateways = ["10.0.0.1".parse().unwrap()];
-        let slice = gateway_endpoints(&chat(), Family::Ipv4, 20_000, gateways, true);
+        let slice = gateway_endpoints(&chat(), &FRONT, Family::Ipv4, 20_000, gateways, true);
         let conditions = slice.endpoints.unwrap()[0].conditions.clone().unwrap();
         assert_eq!(
             (conditions.ready, conditions.serving, conditions.terminating),
@@ -430,7 +454,7 @@ mod tests {
         let gateways: [IpAddr; 3] =
             ["10.0.0.1", "fd00::1", "10.0.0.2"].map(|it| it.parse().unwrap());
         let slice = |family| {
-            let slice = gateway_endpoints(&chat(), family, 20_000, gateways, false);
+            let slice = gateway_endpoints(&chat(), &FRONT, family, 20_000, gateways, false);
             let endpoints = slice.endpoints.clone().unwrap().into_iter();
             let addresses: Vec<String> = endpoints.flat_map(|each| each.addresses).collect();
             (slice.name_any(), slice.address_type, addresses.join(" "))
@@ -448,6 +472,7 @@ mod tests {
     fn gateways_are_endpoints_of_last_resort() {
         let slice = gateway_endpoints(
             &chat(),
+            &FRONT,
             Family::Ipv4,
             20_000,
             ["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()],

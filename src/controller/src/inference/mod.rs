@@ -1,6 +1,7 @@
 //! InferenceDeployments: build what they own, carry out orders, and say how they are.
 
 pub(crate) mod build;
+pub(crate) mod gateway_slices;
 pub(crate) mod request_path;
 pub(crate) mod status;
 
@@ -14,19 +15,19 @@ use bursar_core::model::{Key, Name};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api_calls::{
-    ApiError, Unapplied, apply_if_changed, is_as_asked, is_shown, patch_replicas, with_timeout,
+    ApiError, Unapplied, apply_if_changed, is_as_asked, patch_replicas, with_timeout,
 };
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::executor::ServiceChange;
 use crate::inference::build::Family;
-use crate::inference::request_path::{PathState, RequestPath, families};
+use crate::inference::gateway_slices::{apply_slices, empty_slices};
+use crate::inference::request_path::{PathState, RequestPath};
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::owned_fields::service_patch;
@@ -34,6 +35,7 @@ use crate::ownership::{is_owned, stops_dependents};
 use crate::pod;
 use crate::pod_mark::PodMark;
 use crate::ports::NoPort;
+use crate::scale_target;
 
 /// Carries out an order, and makes everything that a service owns what it should be.
 ///
@@ -52,6 +54,9 @@ pub(crate) async fn apply(
         context.foreign_edits.forget(key);
     }
     let Some(object) = object else { return Ok(()) };
+    if object.spec.target_ref.is_some() {
+        return scale_target::apply::apply(context, key, &object, change, now).await;
+    }
     if is_deleted(&object) {
         return stop_deleted(context, key, &object)
             .await
@@ -118,26 +123,6 @@ async fn apply_path(
     (front.and(slices), replicas)
 }
 
-/// Takes all gateways out of the slices that a service has.
-async fn empty_slices(
-    context: &Context,
-    key: &Key,
-    object: &InferenceDeployment,
-    port: Option<u16>,
-    now: Timestamp,
-) -> Result<(), ApiError> {
-    let Some(port) = port else { return Ok(()) };
-    let mut emptied = Ok(());
-    for family in Family::ALL {
-        let slice = Key::new(&key.namespace, &family.gateway_slice(&key.name));
-        if cached(&context.stores.slices, &slice).is_some() {
-            let wanted = build::gateway_endpoints(object, family, port, [], false);
-            emptied = apply_slice(context, key, wanted, now).await.and(emptied);
-        }
-    }
-    emptied
-}
-
 /// Deletes the Service of the replicas, if the service owns one that it does not need.
 async fn delete_replicas_service(
     context: &Context,
@@ -188,6 +173,10 @@ pub(crate) async fn apply_endpoints(
     let Some(object) = object.filter(|_| Family::ALL.into_iter().any(has_slice)) else {
         return Ok(());
     };
+    if object.spec.target_ref.is_some() {
+        let applied = scale_target::apply::apply_path(context, key, &object, now).await;
+        return applied.map_err(Unapplied::after_order);
+    }
     let port = port(context, &object, now).ok();
     let state = PathState::of(context, &object, port.is_some());
     let applied = match state.owns_front {
@@ -242,59 +231,6 @@ async fn apply_service(
         .map(drop)
 }
 
-/// The endpoints by which the gateways serve on this port, if the service has one: a slice of IPv4, and one
-/// of IPv6 where the Service has such an address. One that it had before is emptied.
-async fn apply_slices(
-    context: &Context,
-    key: &Key,
-    object: &InferenceDeployment,
-    (port, ready): (Option<u16>, bool),
-    now: Timestamp,
-) -> Result<(), ApiError> {
-    let Some(port) = port else { return Ok(()) };
-    let gateways = lock(&context.index).gateways(&context.namespace);
-    let ipv4 = build::gateway_endpoints(object, Family::Ipv4, port, gateways.clone(), ready);
-    let ipv4 = apply_slice(context, key, ipv4, now).await;
-    let has_ipv6 = families(&context.stores, key).contains(&Family::Ipv6);
-    let slice = Key::new(&key.namespace, &Family::Ipv6.gateway_slice(&key.name));
-    if !has_ipv6 && cached(&context.stores.slices, &slice).is_none() {
-        return ipv4;
-    }
-    let gateways = gateways.into_iter().filter(|_| has_ipv6);
-    let ipv6 = build::gateway_endpoints(object, Family::Ipv6, port, gateways, ready);
-    apply_slice(context, key, ipv6, now).await.and(ipv4)
-}
-
-async fn apply_slice(
-    context: &Context,
-    key: &Key,
-    wanted: EndpointSlice,
-    now: Timestamp,
-) -> Result<(), ApiError> {
-    let slice = Key {
-        namespace: key.namespace.clone(),
-        name: wanted.name_any().as_str().into(),
-    };
-    context.check_readable::<EndpointSlice>(&slice.namespace, &slice.name)?;
-    let (endpoints, ports) = (wanted.endpoints.clone(), wanted.ports.clone());
-    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
-    let found = cached(&context.stores.slices, &slice);
-    let edited = found
-        .as_deref()
-        .filter(|found| is_as_asked(*found, &wanted));
-    if let Some(found) = edited {
-        let patch = |found: &EndpointSlice| {
-            let same = is_shown(&found.endpoints, &endpoints) && is_shown(&found.ports, &ports);
-            (!same).then(|| json!({"endpoints": endpoints, "ports": ports}))
-        };
-        let edits = &context.foreign_edits;
-        return edits.put_back_fields(&api, found, patch, now).await;
-    }
-    apply_if_changed(&api, found.as_deref(), wanted, |_| true)
-        .await
-        .map(drop)
-}
-
 /// The service's port on gateways.
 ///
 /// # Errors
@@ -304,7 +240,8 @@ pub(crate) fn port(
     object: &InferenceDeployment,
     now: Timestamp,
 ) -> Result<u16, NoPort> {
-    if object.spec.engine == Engine::None {
+    let spec = &object.spec;
+    if spec.engine == Engine::None || spec.target_ref.is_some() && spec.service_ref.is_none() {
         return Err(NoPort::NoRequests);
     }
     let status = object.status.as_ref();
@@ -412,7 +349,7 @@ async fn stop_deleted(
 
 /// Says what was carried out, in an Event, a log line and a metric. `scaled` if the Deployment was
 /// told another number.
-fn note_change(
+pub(crate) fn note_change(
     context: &Context,
     object: &InferenceDeployment,
     change: &ServiceChange,
@@ -445,7 +382,7 @@ fn note_change(
 }
 
 /// Tells pods to drain, to serve after all, or to be deleted before others.
-async fn mark_pods(
+pub(crate) async fn mark_pods(
     context: &Context,
     key: &Key,
     marks: &BTreeMap<Name, PodMark>,

@@ -22,6 +22,7 @@ use crate::health;
 use crate::pod;
 use crate::ports::NoPort;
 use crate::pricing::condition::{self, PricingState};
+use crate::scale_target::status::TargetParts;
 use crate::spend_status;
 use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, counted_condition, decisive_conditions, messages,
@@ -39,6 +40,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) pods: &'a [&'a Pod],
     /// Why the cluster refuses to make pods, if it does.
     pub(crate) creation_failure: Option<&'a str>,
+    /// What it says of the workload of its targetRef.
+    pub(crate) target: TargetParts,
     pub(crate) port: Result<u16, NoPort>,
     pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
@@ -102,6 +105,7 @@ pub(crate) fn next(
                 retry_at: refusal.retry_at.map(Time),
             }),
         }),
+        target: parts.target.status.clone(),
         learned: parts.learned.map(LearnedStatus::from),
         spend: Some(parts.spend.summary.clone()),
         conditions: Vec::new(),
@@ -111,6 +115,7 @@ pub(crate) fn next(
     // what was ready while they tried is not any more
     says.extend(parts.unreachable.clone().filter(|_| ready > 0));
     says.extend(parts.not_woken.clone());
+    says.extend(parts.target.conditions.clone());
     says.extend(parts.paused.clone());
     says.extend(parts.port.err().and_then(NoPort::condition));
     status.conditions = conditions::updated_conditions(
@@ -381,6 +386,7 @@ mod tests {
                 learned: None,
                 pods: &[],
                 creation_failure: None,
+                target: TargetParts::default(),
                 port: Ok(20_000),
                 spend,
                 failure: None,

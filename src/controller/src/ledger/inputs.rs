@@ -67,7 +67,7 @@ impl NamespaceInputs {
         let mut holders = ChargeHolders::default();
         context.ledger.note_holders(namespace, &mut holders);
         records.note_holders(&mut holders);
-        let by_workload = by_workload(context, namespace, &pods, &holders);
+        let by_workload = by_workload(context, (namespace, now), &pods, &holders);
         Self {
             pods,
             claims,
@@ -128,7 +128,7 @@ fn update_sharing(
 /// yet: a pod that holds a node stays in the account that this process first put it in.
 fn by_workload(
     context: &Context,
-    namespace: &str,
+    (namespace, now): (&str, Timestamp),
     pods: &[Arc<Pod>],
     holders: &ChargeHolders,
 ) -> BTreeMap<WorkloadRef, Vec<usize>> {
@@ -139,6 +139,10 @@ fn by_workload(
     for (index, pod) in pods.iter().enumerate() {
         let uid = pod::uid(pod);
         let known = holders.of(uid).cloned().or_else(|| first.remove(uid));
+        // a replica of a target is charged to its service from its binding on, once it has the labels
+        if known.is_none() && context.scale_targets.may_own(pod, now) {
+            continue;
+        }
         let Some(workload) = known.or_else(|| pod::workload_of(pod)) else {
             continue;
         };

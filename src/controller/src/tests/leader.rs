@@ -44,6 +44,7 @@ use crate::pod;
 use crate::ports::Ports;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
+use crate::scale_target::{ScaleTargets, replica_pods};
 use crate::signals::addresses::ClusterPolicy;
 use crate::signals::reader::SignalReader;
 use crate::signals::readings::SignalReadings;
@@ -255,6 +256,7 @@ impl Leader {
             shares: Mutex::default(),
             launcher_suffixes: SuffixKey::default(),
             foreign_edits: ForeignEdits::default(),
+            scale_targets: ScaleTargets::default(),
             service_events: Mutex::default(),
             status_memories: Mutex::default(),
             zone: TimeZone::UTC,
@@ -296,6 +298,8 @@ impl Leader {
         self.receive_demand(world);
         let context = &self.context;
         context.refusals.read_due(&context.client, world.now).await;
+        (context.scale_targets).fill(&context.stores.services, world.now);
+        replica_pods::run_due(context, world.now).await;
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
         let decided = self.decide(world.now).await;

@@ -9,7 +9,7 @@ use bursar_api::{InferenceDeployment, TrainingJob};
 use bursar_apitest::Server;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service, Volume};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -36,6 +36,7 @@ impl World {
         self.collect_garbage().await;
         if !self.slow || self.now.as_second() % 3 == 0 {
             self.deployments().await;
+            self.stateful_sets().await;
         }
         if !self.slow || self.now.as_second() % 3 == 0 {
             self.jobs().await;
@@ -59,6 +60,11 @@ impl World {
         let deployments: Vec<Deployment> = self.server.objects();
         let jobs: Vec<Job> = self.server.objects();
         owners = deployments.iter().filter_map(ResourceExt::uid).collect();
+        self.sweep::<ReplicaSet>(&owners).await;
+        let sets: Vec<ReplicaSet> = self.server.objects();
+        owners.extend(sets.iter().filter_map(ResourceExt::uid));
+        let sets: Vec<StatefulSet> = self.server.objects();
+        owners.extend(sets.iter().filter_map(ResourceExt::uid));
         owners.extend(jobs.iter().filter_map(ResourceExt::uid));
         self.sweep::<Pod>(&owners).await;
     }
@@ -87,7 +93,15 @@ impl World {
 
     async fn deployments(&mut self) {
         for deployment in self.server.objects::<Deployment>() {
-            let mut pods = self.alive(&deployment);
+            // one that is nobody's makes a ReplicaSet, as all do in a cluster
+            let replica_set = match deployment.owner_references().is_empty() {
+                true => Some(self.replica_set(&deployment).await),
+                false => None,
+            };
+            let mut pods = match &replica_set {
+                Some(replica_set) => self.alive(replica_set),
+                None => self.alive(&deployment),
+            };
             let wanted = usize::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap();
             let cost = |pod: &Pod| {
                 pod.annotations()
@@ -112,17 +126,64 @@ impl World {
                     .unwrap();
             }
             for _ in pods.len()..wanted {
-                self.make_pod(
-                    &deployment,
-                    &deployment.spec.template,
-                    &format!("{}-", deployment.name_any()),
-                )
-                .await;
+                let template = &deployment.spec.template;
+                let prefix = format!("{}-", deployment.name_any());
+                match &replica_set {
+                    Some(replica_set) => self.make_pod(replica_set, template, &prefix).await,
+                    None => self.make_pod(&deployment, template, &prefix).await,
+                }
             }
             let status = json!({"status": {
                 "replicas": wanted, "updatedReplicas": wanted, "observedGeneration": deployment.metadata.generation,
             }});
             self.report(&deployment, status).await;
+        }
+    }
+
+    async fn replica_set(&self, deployment: &Deployment) -> ReplicaSet {
+        let name = format!("{}-7d4b", deployment.name_any());
+        let api = self.api::<ReplicaSet>();
+        if let Some(found) = api.get_opt(&name).await.unwrap() {
+            return found;
+        }
+        let owner = deployment.controller_owner_ref(&()).unwrap();
+        let replica_set = json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": name, "ownerReferences": [owner]},
+            "spec": {"selector": {}},
+        });
+        let replica_set = serde_json::from_value(replica_set).unwrap();
+        api.create(&PostParams::default(), &replica_set)
+            .await
+            .unwrap()
+    }
+
+    async fn stateful_sets(&mut self) {
+        for set in self.server.objects::<StatefulSet>() {
+            let wanted = set.spec.replicas.unwrap_or(1);
+            let name = |ordinal: i32| format!("{}-{ordinal}", set.name_any());
+            let there = |pods: &[Pod], name: &str| pods.iter().any(|pod| pod.name_any() == name);
+            let pods: Vec<Pod> = self
+                .pods()
+                .into_iter()
+                .filter(|pod| is_owned(pod, &set))
+                .collect();
+            let first = (0..wanted).map(name).find(|name| !there(&pods, name));
+            if let Some(first) = first {
+                let mut template = set.spec.template.clone();
+                template.metadata.get_or_insert_default().name = Some(first);
+                self.make_pod(&set, &template, "").await;
+            }
+            let last = self.alive(&set).len();
+            let surplus = (0..64)
+                .rev()
+                .map(name)
+                .find(|name| there(&self.alive(&set), name));
+            if let Some(surplus) = surplus.filter(|_| last > usize::try_from(wanted).unwrap()) {
+                self.delete::<Pod>(&surplus).await;
+            }
+            let status = json!({"status": {"replicas": wanted, "updatedReplicas": wanted, "observedGeneration": set.metadata.generation}});
+            self.report(&set, status).await;
         }
     }
 
@@ -294,7 +355,10 @@ impl World {
                 .await;
             self.patch_status(&pod, json!({"conditions": condition}))
                 .await;
-            let workload = pod.labels()["bursar.dev/workload"].clone();
+            // that of an adopted pod, which has no label yet, is in `app`
+            let labels = pod.labels();
+            let workload = labels.get("bursar.dev/workload").or(labels.get("app"));
+            let workload = workload.cloned().unwrap_or_default();
             self.lifetimes.insert(
                 pod.uid().unwrap(),
                 PodLifetime {

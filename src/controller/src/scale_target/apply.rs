@@ -1,0 +1,229 @@
+//! Orders to a target, and the gateways' endpoints of its Service.
+
+use bursar_api::InferenceDeployment;
+use bursar_api::inference::TargetStatus;
+use bursar_api::names::{FIELD_MANAGER, TARGET_FINALIZER};
+use bursar_core::model::Key;
+use jiff::Timestamp;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use super::{ScaleTarget, is_recorded, release, status};
+use crate::api_calls::{ApiError, Unapplied, with_timeout};
+use crate::cache::cached;
+use crate::context::Context;
+use crate::executor::ServiceChange;
+use crate::inference::build::{Family, Front};
+use crate::inference::gateway_slices::{apply_gateway_slices, empty_slices};
+use crate::inference::{mark_pods, note_change, port};
+
+/// Writes at versions that somebody else has made stale meanwhile are repeated so often.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Carries out an order, and makes the gateways endpoints of the target's Service.
+///
+/// # Errors
+/// The first call that failed. The endpoints keep no order from being carried out.
+pub(crate) async fn apply(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    change: Option<&ServiceChange>,
+    now: Timestamp,
+) -> Result<(), Unapplied> {
+    if object.metadata.deletion_timestamp.is_some() {
+        let released = release::release(context, key, object, now).await;
+        return released.map_err(Unapplied::before_order);
+    }
+    match context.scale_targets.scalable(key) {
+        Ok(target) => {
+            let adopted = adopt(context, key, object, &target).await;
+            adopted.map_err(Unapplied::before_order)?;
+            if let Some(change) = change {
+                let applied = apply_order(context, key, object, (&target, change), now).await;
+                applied.map_err(Unapplied::before_order)?;
+            }
+        }
+        // the condition TargetReady says why; only an order is not carried out
+        Err(error) if change.is_some() => return Err(Unapplied::before_order(error)),
+        Err(_) => {}
+    }
+    let path = apply_path(context, key, object, now).await;
+    path.map_err(Unapplied::after_order)
+}
+
+/// Notes what the target gets back, before anything of it is changed: the finalizer, and the replicas
+/// that it has.
+async fn adopt(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    target: &ScaleTarget,
+) -> Result<(), ApiError> {
+    let api: Api<InferenceDeployment> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = PatchParams::default();
+    let mut version = object.resource_version();
+    let mut finalizers = object.finalizers().to_vec();
+    if !is_recorded(object) {
+        finalizers.push(TARGET_FINALIZER.to_owned());
+        let metadata =
+            json!({"uid": object.uid(), "resourceVersion": version, "finalizers": finalizers});
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let patched = api.patch_metadata(&key.name, &params, &patch);
+        let patched = with_timeout("add finalizer", patched).await?;
+        version = patched.resource_version();
+    }
+    let known = object
+        .status
+        .as_ref()
+        .and_then(|status| status.target.as_ref());
+    if known.is_some_and(|known| known.uid == *target.uid && known.replicas_before.is_some()) {
+        return Ok(());
+    }
+    let status = TargetStatus {
+        replicas_before: i32::try_from(target.state.replicas).ok(),
+        ..status::target_status(object, target)
+    };
+    let patch = json!({"metadata": {"uid": object.uid(), "resourceVersion": version}, "status": {"target": status}});
+    let patch = Patch::Merge(patch);
+    let patched = api.patch_status(&key.name, &params, &patch);
+    with_timeout("note replicas of target", patched)
+        .await
+        .map(drop)
+}
+
+/// Tells the pods and the target what was ordered.
+async fn apply_order(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    (target, change): (&ScaleTarget, &ServiceChange),
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let marked = mark_pods(context, key, &change.pods, now).await;
+    let replicas = change.order.replicas.1;
+    // which pods go first does not matter where all go
+    if replicas > 0 {
+        marked?;
+        return scale(context, key, object, (target, change), now).await;
+    }
+    scale(context, key, object, (target, change), now).await?;
+    marked
+}
+
+async fn scale(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    (target, change): (&ScaleTarget, &ServiceChange),
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let (known, wanted) = (target.state.replicas, change.order.replicas.1);
+    if known != wanted {
+        let api = target.api(&context.client, &key.namespace);
+        match set_replicas(&api, &target.name, Some(known), wanted).await? {
+            Scaled::Done => context.scale_targets.note_replicas(key, wanted, now),
+            Scaled::Otherwise(found) => {
+                // somebody else scaled it: what was ordered is decided anew
+                context.scale_targets.note_replicas(key, found, now);
+                return Err(ApiError::Conflict {
+                    call: "scale target",
+                });
+            }
+        }
+    }
+    note_change(context, object, change, known != wanted);
+    Ok(())
+}
+
+/// What became of replicas that a target was to have.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scaled {
+    /// It has them.
+    Done,
+    /// It had so many, and not those that were known.
+    Otherwise(u32),
+}
+
+/// Tells a target by its scale how many replicas it has, at the version that was read. If it does not have
+/// those that are `known`, nothing is written.
+///
+/// # Errors
+/// A call failed.
+pub(super) async fn set_replicas(
+    api: &Api<DynamicObject>,
+    name: &str,
+    known: Option<u32>,
+    wanted: u32,
+) -> Result<Scaled, ApiError> {
+    let call = "scale target";
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    for left in (0..MAX_ATTEMPTS).rev() {
+        let found = with_timeout("get scale of target", api.get_scale(name)).await?;
+        let replicas = found.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+        let replicas = u32::try_from(replicas).unwrap_or(0);
+        if replicas == wanted {
+            return Ok(Scaled::Done);
+        }
+        if known.is_some_and(|known| known != replicas) {
+            return Ok(Scaled::Otherwise(replicas));
+        }
+        let version = found.metadata.resource_version;
+        let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"replicas": wanted}});
+        let patch = Patch::Merge(patch);
+        let patched = api.patch_scale(name, &params, &patch);
+        match with_timeout(call, patched).await {
+            Err(ApiError::Conflict { .. }) if left > 0 => {}
+            other => return other.map(|_| Scaled::Done),
+        }
+    }
+    Err(ApiError::Conflict { call })
+}
+
+/// Puts the gateways into the slices of the target's Service, or takes them out where it may have none.
+pub(crate) async fn apply_path(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let port = port(context, object, now).ok();
+    let view = context.scale_targets.view(key);
+    let Some(view) = view else {
+        // it was not read yet: what gateways there are stay
+        return Ok(());
+    };
+    let front = view.target.as_ref().and_then(|target| target.front());
+    match front {
+        Some(found) => {
+            let front = Front {
+                service: &found.name,
+                port_name: found.port_name.as_deref(),
+            };
+            let families = &found.families;
+            apply_gateway_slices(context, key, object, (port, false), (&front, families), now).await
+        }
+        None => empty_slices(context, key, object, port, now).await,
+    }
+}
+
+/// Whether a service has a slice of gateways.
+pub(super) fn has_slice(context: &Context, key: &Key) -> bool {
+    Family::ALL.into_iter().any(|family| {
+        let slice = Key::new(&key.namespace, &family.gateway_slice(&key.name));
+        cached(&context.stores.slices, &slice).is_some()
+    })
+}
+
+/// The API of a kind by which it is scaled.
+pub(super) fn api(
+    client: &Client,
+    namespace: &str,
+    resource: &kube::api::ApiResource,
+) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, resource)
+}

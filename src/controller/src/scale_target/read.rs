@@ -1,0 +1,348 @@
+//! One read of a target: its template, its replicas, who else scales it, and its Service.
+
+use bursar_api::conditions::{requests_wake, target_ready};
+use bursar_api::inference::{MAX_TARGET_LABELS, ServiceRef, TargetRef};
+use bursar_api::lenient::Lenient;
+use bursar_core::model::event::Deployment as DeploymentState;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Service};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::service::{FrontService, front};
+use super::{ScaleTarget, ServiceProblem, TargetProblem};
+use crate::api_calls::{ApiError, with_timeout};
+use crate::{health, rollout};
+
+/// So many HorizontalPodAutoscalers of a namespace are looked at.
+const MAX_AUTOSCALERS: u32 = 1_000;
+/// Kinds that make several pods, or further workloads, for one replica.
+const NOT_ONE_POD: [&str; 2] = ["leaderworkerset.x-k8s.io", "jobset.x-k8s.io"];
+
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) namespace: String,
+    pub(super) target: TargetRef,
+    pub(super) service: Option<ServiceRef>,
+    /// The port of its engine; `None` without an engine.
+    pub(super) engine_port: Option<u16>,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reading {
+    /// The target, if it is there and can be read.
+    pub(super) target: Option<ScaleTarget>,
+    /// Why it is not scaled.
+    pub(super) problem: Option<TargetProblem>,
+}
+
+/// Reads a target.
+pub(super) async fn read(client: &Client, wanted: &Wanted) -> Reading {
+    let mut target = match read_target(client, wanted).await {
+        Ok(target) => target,
+        Err(problem) => {
+            return Reading {
+                target: None,
+                problem: Some(problem),
+            };
+        }
+    };
+    let mut problem = None;
+    if let Err(found) = autoscaler(client, wanted).await {
+        problem = Some(found);
+    }
+    if let (Some(reference), Some(port)) = (&wanted.service, wanted.engine_port) {
+        target.front = Some(read_front(client, wanted, reference, &target.template, port).await);
+    }
+    Reading {
+        target: Some(target),
+        problem,
+    }
+}
+
+/// The resource that serves a kind.
+///
+/// # Errors
+/// The API server does not serve it, or it has no scale subresource.
+pub(super) async fn resource(
+    client: &Client,
+    target: &TargetRef,
+) -> Result<ApiResource, TargetProblem> {
+    let is = |kind: &str| target.api_version == "apps/v1" && target.kind == kind;
+    if is("Deployment") {
+        return Ok(ApiResource::erase::<Deployment>(&()));
+    }
+    if is("StatefulSet") {
+        return Ok(ApiResource::erase::<StatefulSet>(&()));
+    }
+    let not_supported = |why: String| TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why);
+    if !target.is_valid() {
+        return Err(not_supported(
+            "targetRef names no object: correct it".to_owned(),
+        ));
+    }
+    let version = &target.api_version;
+    let listed = async {
+        match target.group() {
+            "" => client.list_core_api_resources(version).await,
+            _ => client.list_api_group_resources(version).await,
+        }
+    };
+    let listed = with_timeout("list resources of the target's API", listed).await;
+    let listed = match listed {
+        Ok(listed) => listed.resources,
+        Err(ApiError::Gone { .. }) => Vec::new(),
+        Err(error) => {
+            return Err(TargetProblem::new(
+                target_ready::NOT_READ,
+                error.to_string(),
+            ));
+        }
+    };
+    let is_it = |name: &str, kind: &str| kind == target.kind && !name.contains('/');
+    let found = listed
+        .iter()
+        .find(|each| each.namespaced && is_it(&each.name, &each.kind));
+    let Some(found) = found else {
+        let why = format!(
+            "the API server has no {} of {version} in namespaces: correct targetRef, or install its definition",
+            target.kind
+        );
+        return Err(not_supported(why));
+    };
+    let scale = format!("{}/scale", found.name);
+    if !listed.iter().any(|each| each.name == scale) {
+        let why = format!(
+            "{} of {version} has no scale subresource: name the workload that it makes, or one of another kind",
+            target.kind
+        );
+        return Err(not_supported(why));
+    }
+    let group = target.group().to_owned();
+    let bare = version.rsplit('/').next().unwrap_or_default();
+    Ok(ApiResource {
+        group,
+        version: bare.to_owned(),
+        api_version: version.clone(),
+        kind: target.kind.clone(),
+        plural: found.name.clone(),
+    })
+}
+
+async fn read_target(client: &Client, wanted: &Wanted) -> Result<ScaleTarget, TargetProblem> {
+    let reference = &wanted.target;
+    if NOT_ONE_POD.contains(&reference.group()) {
+        let why = format!(
+            "a replica of {reference} has several pods, which this version cannot count: scale it without Bursar"
+        );
+        return Err(TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why));
+    }
+    let resource = resource(client, reference).await?;
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &wanted.namespace, &resource);
+    let name = &reference.name;
+    let found = with_timeout("get target", api.get(name)).await;
+    let found = found.map_err(|error| unread(reference, &resource, &error, "get"))?;
+    check_owner(&found, reference)?;
+    let scale = with_timeout("get scale of target", api.get_scale(name)).await;
+    let scale = scale.map_err(|error| unread(reference, &resource, &error, "get the scale of"))?;
+    let template = template(&found, reference)?;
+    let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+    let replicas = u32::try_from(replicas).unwrap_or(0);
+    Ok(ScaleTarget {
+        uid: found.uid().unwrap_or_default().into(),
+        name: name.clone(),
+        state: state(&found, &resource, replicas),
+        resource,
+        template,
+        front: None,
+    })
+}
+
+/// Why an object could not be read, and what gives the right to it.
+fn unread(
+    reference: &TargetRef,
+    resource: &ApiResource,
+    error: &ApiError,
+    verb: &str,
+) -> TargetProblem {
+    if let ApiError::Gone { .. } = error {
+        let why = format!(
+            "there is no {reference} in this namespace: create it, or delete this resource"
+        );
+        return TargetProblem::new(target_ready::NOT_FOUND, why);
+    }
+    let ApiResource { group, plural, .. } = resource;
+    if error.is_forbidden() {
+        let why = format!(
+            "Bursar may not {verb} {reference}: whoever installs it adds {{apiGroup: {group:?}, resource: {plural}}} to the chart's value targets"
+        );
+        return TargetProblem::new(target_ready::FORBIDDEN, why);
+    }
+    let why = format!("{reference} cannot be read: {error}");
+    TargetProblem::new(target_ready::NOT_READ, why)
+}
+
+/// Who made an object decides over its replicas, if that is Bursar or a kind whose replicas are several
+/// pods.
+fn check_owner(found: &DynamicObject, reference: &TargetRef) -> Result<(), TargetProblem> {
+    let mut owners = found.owner_references().iter();
+    let decides = owners.find(|owner| {
+        let group = owner.api_version.split('/').next().unwrap_or_default();
+        owner.controller == Some(true)
+            && (group == bursar_api::names::GROUP || NOT_ONE_POD.contains(&group))
+    });
+    match decides {
+        None => Ok(()),
+        Some(owner) => {
+            let (kind, name) = (&owner.kind, &owner.name);
+            let why = format!(
+                "{reference} belongs to {kind} {name}, which decides over its replicas: scale that one"
+            );
+            Err(TargetProblem::new(target_ready::OWNED_BY_OTHER, why))
+        }
+    }
+}
+
+/// The pod template of one replica.
+fn template(
+    found: &DynamicObject,
+    reference: &TargetRef,
+) -> Result<PodTemplateSpec, TargetProblem> {
+    let not_supported =
+        |why: String| Err(TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why));
+    let template = found.data.pointer("/spec/template");
+    let has_containers = template.is_some_and(|template| template["spec"]["containers"].is_array());
+    let Some(template) = template.filter(|_| has_containers) else {
+        return not_supported(format!(
+            "{reference} has no pod template at spec.template, so what a replica asks for is not known: name a workload that has one"
+        ));
+    };
+    let template = match PodTemplateSpec::deserialize_from(template) {
+        Ok(template) => template,
+        Err(why) => {
+            return not_supported(format!(
+                "the pod template of {reference} cannot be read: {why}"
+            ));
+        }
+    };
+    let metadata = template.metadata.as_ref();
+    let labels = metadata.and_then(|metadata| metadata.labels.as_ref());
+    if labels.is_some_and(|labels| labels.len() > MAX_TARGET_LABELS) {
+        return not_supported(format!(
+            "the pod template of {reference} has more than {MAX_TARGET_LABELS} labels, of which gateways cannot tell whom NetworkPolicies let reach it: take some out"
+        ));
+    }
+    let spec = template.spec.as_ref();
+    if spec.and_then(|spec| spec.host_network) == Some(true) {
+        return not_supported(format!(
+            "pods of {reference} have hostNetwork, and replicas need addresses of their own: take it out"
+        ));
+    }
+    Ok(template)
+}
+
+/// Reads a part of an object.
+trait DeserializeFrom: DeserializeOwned {
+    fn deserialize_from(value: &serde_json::Value) -> Result<Self, String> {
+        Self::deserialize(value)
+            .map_err(|error| bursar_api::lenient::bounded_text(&error.to_string()))
+    }
+}
+
+impl<T: DeserializeOwned> DeserializeFrom for T {}
+
+/// Its replicas, and what its status says of a rollout. A status that cannot be read says nothing.
+fn state(found: &DynamicObject, resource: &ApiResource, replicas: u32) -> DeploymentState {
+    fn typed<K: DeserializeOwned>(found: &DynamicObject) -> Option<K> {
+        let value = serde_json::to_value(found).ok()?;
+        K::deserialize(value).ok()
+    }
+    let is_of =
+        |known: ApiResource| (&known.group, &known.kind) == (&resource.group, &resource.kind);
+    let is_stateful = is_of(ApiResource::erase::<StatefulSet>(&()));
+    let mut state = DeploymentState {
+        replicas,
+        has_ordinals: is_stateful,
+        rollout: None,
+        creation_failure: None,
+    };
+    if is_of(ApiResource::erase::<Deployment>(&())) {
+        let found: Option<Deployment> = typed(found);
+        state.rollout = found.as_ref().and_then(rollout::of_deployment);
+        state.creation_failure = found.as_ref().and_then(health::pod_creation_failure);
+    } else if is_stateful {
+        let found: Option<StatefulSet> = typed(found);
+        state.rollout = found.as_ref().and_then(rollout::of_stateful_set);
+    }
+    state
+}
+
+/// Whether no HorizontalPodAutoscaler scales the target. KEDA makes one for each ScaledObject.
+async fn autoscaler(client: &Client, wanted: &Wanted) -> Result<(), TargetProblem> {
+    let api: Api<Lenient<HorizontalPodAutoscaler>> =
+        Api::namespaced(client.clone(), &wanted.namespace);
+    let some = ListParams::default().limit(MAX_AUTOSCALERS);
+    let found = match with_timeout("list autoscalers", api.list(&some)).await {
+        Ok(found) => found,
+        Err(ApiError::Gone { .. }) => return Ok(()),
+        Err(error) if error.is_forbidden() => {
+            let why = "Bursar may not list horizontalpodautoscalers, so it does not know whether one scales the target: whoever installs it upgrades its chart";
+            return Err(TargetProblem::new(target_ready::FORBIDDEN, why));
+        }
+        Err(error) => {
+            let why = format!("HorizontalPodAutoscalers cannot be listed: {error}");
+            return Err(TargetProblem::new(target_ready::NOT_READ, why));
+        }
+    };
+    let target = &wanted.target;
+    let readable = found
+        .items
+        .into_iter()
+        .filter_map(|each| each.into_result().ok());
+    let mut scaling = readable.filter(|each: &HorizontalPodAutoscaler| {
+        let scaled = &each.spec.scale_target_ref;
+        let group = scaled.api_version.as_deref().unwrap_or_default();
+        let group = group.split_once('/').map_or("", |(group, _)| group);
+        (group, &scaled.kind, &scaled.name) == (target.group(), &target.kind, &target.name)
+    });
+    match scaling.next() {
+        None => Ok(()),
+        Some(found) => {
+            let (kind, name) = (HorizontalPodAutoscaler::kind(&()), found.name_any());
+            let owner = found.owner_references().first();
+            let of = owner.map(|owner| format!(", of {} {}", owner.kind, owner.name));
+            let of = of.unwrap_or_default();
+            let why = format!("{kind} {name}{of} scales {target} too: delete it, or this resource");
+            Err(TargetProblem::new(target_ready::SCALED_BY_OTHER, why))
+        }
+    }
+}
+
+async fn read_front(
+    client: &Client,
+    wanted: &Wanted,
+    reference: &ServiceRef,
+    template: &PodTemplateSpec,
+    engine_port: u16,
+) -> Result<FrontService, ServiceProblem> {
+    let api: Api<Service> = Api::namespaced(client.clone(), &wanted.namespace);
+    let name = &reference.name;
+    let found = with_timeout("get Service of target", api.get(name)).await;
+    let found = found.map_err(|error| {
+        let why = match error {
+            ApiError::Gone { .. } => {
+                format!(
+                    "there is no Service {name} in this namespace: create it, or correct serviceRef"
+                )
+            }
+            error => format!("Service {name} cannot be read: {error}"),
+        };
+        ServiceProblem::new(requests_wake::SERVICE_NOT_READ, why)
+    })?;
+    front(&found, reference, template, engine_port)
+}

@@ -1,0 +1,438 @@
+//! Workloads that exist are scaled by `targetRef`: adopted, woken, charged and given back, with nothing of them
+//! changed but their replicas.
+
+use bursar_api::InferenceDeployment;
+use bursar_api::names::{SERVING_LABEL, TARGET_FINALIZER, WORKLOAD_LABEL};
+use bursar_apitest::faults::Faults;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::sweep::{Stage, every_crash, undisturbed};
+use crate::pod;
+
+const GATEWAY: &str = "gateway";
+
+fn template() -> Value {
+    let container = json!({
+        "name": "c", "image": "engine", "ports": [{"name": "api", "containerPort": 8000}],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    });
+    json!({
+        "metadata": {"labels": {"app": "chat"}},
+        "spec": {"terminationGracePeriodSeconds": 3, "containers": [container]},
+    })
+}
+
+fn workload(replicas: i32) -> Value {
+    let selector = json!({"matchLabels": {"app": "chat"}});
+    json!({"metadata": {"name": "old"}, "spec": {"replicas": replicas, "selector": selector, "template": template()}})
+}
+
+fn front(selector: Value) -> Value {
+    let ports = json!([{"name": "web", "port": 80, "targetPort": "api"}]);
+    json!({"metadata": {"name": "old"}, "spec": {"selector": selector, "ports": ports}})
+}
+
+/// The service `chat` of the workload `old`.
+fn adopting(kind: &str, min: u32) -> Value {
+    json!({
+        "metadata": {"name": "chat"},
+        "spec": {
+            "engine": "vLLM", "minReplicas": min, "maxReplicas": 3,
+            "targetRef": {"apiVersion": "apps/v1", "kind": kind, "name": "old"},
+            "serviceRef": {"name": "old"},
+            "scaling": {
+                "signals": [{"type": "Engine", "target": 4}], "idle": {"after": "6s"},
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3}},
+            },
+            "drain": {"timeout": "5s"},
+        },
+    })
+}
+
+async fn create_front(stage: &Stage) {
+    let selector = json!({"app": "chat", SERVING_LABEL: "true"});
+    stage.world.create::<Service>(front(selector)).await;
+}
+
+fn deployment(stage: &Stage) -> Deployment {
+    let all: Vec<Deployment> = stage.world.server.objects();
+    all.into_iter()
+        .find(|found| found.name_any() == "old")
+        .unwrap()
+}
+
+fn replicas(stage: &Stage) -> i32 {
+    deployment(stage).spec.replicas.unwrap()
+}
+
+fn service(stage: &Stage, name: &str) -> Option<InferenceDeployment> {
+    let all: Vec<InferenceDeployment> = stage.world.server.objects();
+    all.into_iter().find(|found| found.name_any() == name)
+}
+
+/// A condition of a service: its status, its reason and its message.
+fn condition(stage: &Stage, name: &str, kind: &str) -> Option<(String, String, String)> {
+    let conditions = service(stage, name)?.status?.conditions;
+    let found = conditions.into_iter().find(|each| each.type_ == kind)?;
+    let Condition {
+        status,
+        reason,
+        message,
+        ..
+    } = found;
+    Some((status, reason, message))
+}
+
+fn reason(stage: &Stage, kind: &str) -> Option<String> {
+    condition(stage, "chat", kind).map(|(_, reason, _)| reason)
+}
+
+/// The Service and the port's name of the slice of gateways, and how many of them it has.
+fn gateways(stage: &Stage) -> Option<(String, Option<String>, usize)> {
+    let slices: Vec<EndpointSlice> = stage.world.server.objects();
+    let slice = slices
+        .into_iter()
+        .find(|slice| slice.name_any() == "chat-bursar-gateway")?;
+    let front = slice.labels()["kubernetes.io/service-name"].clone();
+    let ports = slice.ports.unwrap_or_default();
+    let port = ports.into_iter().next().and_then(|port| port.name);
+    Some((front, port, slice.endpoints.unwrap_or_default().len()))
+}
+
+/// From adoption over zero and back until it is given back.
+fn life(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.admission = false;
+        stage.world.set_gateway(GATEWAY, true).await;
+        stage.world.create::<Deployment>(workload(1)).await;
+        create_front(stage).await;
+        stage
+            .world
+            .create::<InferenceDeployment>(adopting("Deployment", 0))
+            .await;
+        stage.world.requests = 8;
+        stage.seconds(12).await;
+        assert_eq!(replicas(stage), 2);
+        assert_eq!(
+            gateways(stage),
+            Some(("old".to_owned(), Some("web".to_owned()), 1))
+        );
+        stage.world.requests = 0;
+        stage.seconds(25).await;
+        assert_eq!(replicas(stage), 0, "it is idle");
+        stage.world.requests = 2;
+        stage.seconds(12).await;
+        assert_eq!(replicas(stage), 1, "requests wake it");
+        stage.world.delete::<InferenceDeployment>("chat").await;
+        stage.seconds(8).await;
+        assert_eq!(service(stage, "chat"), None);
+        assert_eq!(replicas(stage), 1, "as many as it had");
+        let pods = stage.world.pods();
+        let labelled = pods
+            .iter()
+            .filter(|pod| pod.labels().contains_key(WORKLOAD_LABEL));
+        assert_eq!(labelled.count(), 0);
+        stage.world.requests = 0;
+        stage.world.delete::<Deployment>("old").await;
+        stage.world.delete_gateway(GATEWAY).await;
+    }
+    .boxed_local()
+}
+
+#[tokio::test]
+async fn a_deployment_is_adopted_goes_to_zero_and_back_is_charged_and_given_back() {
+    undisturbed(life).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_write_of_an_adoption_changes_nothing_in_the_end() {
+    every_crash(life).await;
+}
+
+/// A stage with a workload of two replicas of this kind, and a service that adopts it.
+async fn adopted(kind: &str, min: u32) -> Stage {
+    let stage = Stage::new(Faults::default()).await;
+    stage.world.set_gateway(GATEWAY, true).await;
+    match kind {
+        "StatefulSet" => stage.world.create::<StatefulSet>(workload(2)).await,
+        _ => stage.world.create::<Deployment>(workload(2)).await,
+    }
+    create_front(&stage).await;
+    stage
+        .world
+        .create::<InferenceDeployment>(adopting(kind, min))
+        .await;
+    stage
+}
+
+#[tokio::test]
+async fn nothing_of_a_target_and_its_service_changes_but_its_replicas() {
+    let mut stage = adopted("Deployment", 0).await;
+    let (before, front): (_, Vec<Service>) = (deployment(&stage), stage.world.server.objects());
+    stage.world.requests = 12;
+    stage.seconds(15).await;
+    assert_eq!(replicas(&stage), 3);
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
+    stage.world.requests = 0;
+    stage.seconds(25).await;
+    let after = deployment(&stage);
+    assert_eq!(after.spec.replicas, Some(0));
+    assert_eq!(after.spec.template, before.spec.template);
+    assert_eq!(after.metadata.labels, before.metadata.labels);
+    assert_eq!(after.metadata.annotations, before.metadata.annotations);
+    assert_eq!(after.metadata.finalizers, before.metadata.finalizers);
+    assert_eq!(stage.world.server.objects::<Service>(), front);
+    assert_eq!(stage.world.cut, [""; 0], "each was drained");
+}
+
+#[tokio::test]
+async fn nothing_shrinks_before_its_pods_are_known_and_drained() {
+    let mut stage = adopted("Deployment", 0).await;
+    let is_known = |pod: &Pod| pod.labels().contains_key(WORKLOAD_LABEL);
+    let of_target = |stage: &Stage| -> Vec<Pod> {
+        let mut pods = stage.world.pods();
+        pods.retain(|pod| pod.name_any().starts_with("old-"));
+        pods
+    };
+    let (mut seconds, mut were_known) = (0, false);
+    while replicas(&stage) > 0 {
+        stage.seconds(1).await;
+        seconds += 1;
+        assert!(seconds < 60, "it is idle");
+        assert!(were_known || replicas(&stage) == 2, "after {seconds} s");
+        let pods = of_target(&stage);
+        were_known |= pods.len() == 2 && pods.iter().all(is_known);
+    }
+    assert!(were_known);
+    assert_eq!(stage.world.cut, [""; 0], "each was drained");
+}
+
+#[tokio::test]
+async fn a_stateful_set_loses_its_highest_ordinal_first() {
+    let mut stage = adopted("StatefulSet", 1).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let names = |stage: &Stage| -> Vec<String> {
+        let pods = stage
+            .world
+            .pods()
+            .into_iter()
+            .filter(|pod| pod.name_any() != GATEWAY);
+        pods.map(|pod| pod.name_any()).collect()
+    };
+    assert_eq!(names(&stage), ["old-0", "old-1"]);
+    stage.world.requests = 1;
+    stage.seconds(25).await;
+    assert_eq!(names(&stage), ["old-0"]);
+    let sets: Vec<StatefulSet> = stage.world.server.objects();
+    assert_eq!(sets[0].spec.replicas, Some(1));
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(8).await;
+    let sets: Vec<StatefulSet> = stage.world.server.objects();
+    assert_eq!(sets[0].spec.replicas, Some(2));
+}
+
+#[tokio::test]
+async fn nothing_is_scaled_while_an_autoscaler_scales_the_target() {
+    let mut stage = adopted("Deployment", 0).await;
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
+    let spec = json!({"maxReplicas": 3, "scaleTargetRef": target});
+    let autoscaler = json!({"metadata": {"name": "busy"}, "spec": spec});
+    stage
+        .world
+        .create::<HorizontalPodAutoscaler>(autoscaler)
+        .await;
+    stage.seconds(40).await;
+    assert_eq!(replicas(&stage), 2, "it is idle, and not Bursar's to scale");
+    let (status, why, message) = condition(&stage, "chat", "TargetReady").unwrap();
+    assert_eq!((&*status, &*why), ("False", "ScaledByOther"));
+    assert!(
+        message.contains("HorizontalPodAutoscaler busy"),
+        "{message}"
+    );
+    assert_eq!(service(&stage, "chat").unwrap().finalizers(), [""; 0]);
+    stage.world.delete::<HorizontalPodAutoscaler>("busy").await;
+    stage.seconds(60).await;
+    assert_eq!(replicas(&stage), 0);
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
+}
+
+#[tokio::test]
+async fn of_two_services_with_one_target_the_older_scales_it() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.seconds(3).await;
+    let mut second = adopting("Deployment", 3);
+    second["metadata"]["name"] = json!("second");
+    stage.world.create::<InferenceDeployment>(second).await;
+    stage.seconds(30).await;
+    assert_eq!(replicas(&stage), 1);
+    let (_, why, message) = condition(&stage, "second", "TargetReady").unwrap();
+    assert_eq!(why, "ScaledByOther");
+    assert!(message.contains("InferenceDeployment chat"), "{message}");
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(90).await;
+    assert_eq!(replicas(&stage), 3, "it is the younger one's now");
+}
+
+#[tokio::test]
+async fn a_replica_that_leaves_gets_its_whole_time_where_the_selector_lacks_the_label() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create::<Deployment>(workload(2)).await;
+    stage
+        .world
+        .create::<Service>(front(json!({"app": "chat"})))
+        .await;
+    let mut chat = adopting("Deployment", 1);
+    chat["spec"]["drain"]["timeout"] = json!("30s");
+    stage.world.create::<InferenceDeployment>(chat).await;
+    let draining = |stage: &Stage| {
+        let mut pods = stage.world.pods().into_iter();
+        pods.any(|pod: Pod| crate::pod_mark::draining_since(&pod).is_some())
+    };
+    let mut seconds = 0;
+    while !draining(&stage) {
+        stage.seconds(1).await;
+        seconds += 1;
+        assert!(seconds < 60, "none leaves");
+    }
+    stage.seconds(25).await;
+    assert_eq!(replicas(&stage), 2);
+    assert_eq!(
+        reason(&stage, "ReplicasDrain").as_deref(),
+        Some("SelectorLacksLabel")
+    );
+    stage.seconds(8).await;
+    assert_eq!(replicas(&stage), 1);
+}
+
+#[tokio::test]
+async fn pods_that_only_say_to_belong_to_a_target_are_not_its_replicas() {
+    let mut stage = adopted("Deployment", 1).await;
+    let spec = json!({"nodeName": "node", "containers": [{"name": "c", "image": "i"}]});
+    let metadata = json!({"name": "theirs", "labels": {"app": "chat"}});
+    stage
+        .world
+        .create::<Pod>(json!({"metadata": metadata, "spec": spec}))
+        .await;
+    stage.seconds(15).await;
+    for pod in stage.world.pods() {
+        let is_replica = pod::label(&pod, WORKLOAD_LABEL).is_some();
+        assert_eq!(
+            is_replica,
+            pod.name_any().starts_with("old-"),
+            "{}",
+            pod.name_any()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_scaled_is_named_with_what_helps() {
+    for (target, expected, helps) in [
+        (
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "gone"}),
+            "NotFound",
+            "create it",
+        ),
+        (
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "old"}),
+            "KindNotSupported",
+            "no scale subresource",
+        ),
+        (
+            json!({"apiVersion": "example.com/v1", "kind": "Model", "name": "old"}),
+            "KindNotSupported",
+            "install its definition",
+        ),
+        (
+            json!({"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "name": "old"}),
+            "KindNotSupported",
+            "several pods",
+        ),
+    ] {
+        let mut stage = Stage::new(Faults::default()).await;
+        let mut chat = adopting("Deployment", 1);
+        chat["spec"]["targetRef"] = target.clone();
+        stage
+            .world
+            .create::<ConfigMap>(json!({"metadata": {"name": "old"}}))
+            .await;
+        stage.world.create::<InferenceDeployment>(chat).await;
+        stage.seconds(5).await;
+        let (status, why, message) = condition(&stage, "chat", "TargetReady").unwrap();
+        assert_eq!((&*status, &*why), ("False", expected), "{target}");
+        assert!(message.contains(helps), "{message}");
+        stage.world.delete::<InferenceDeployment>("chat").await;
+        assert_eq!(service(&stage, "chat"), None, "nothing holds it");
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_of_bursar_is_nobodys_target() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(1).await;
+    let mut second = adopting("Deployment", 3);
+    second["metadata"]["name"] = json!("second");
+    second["spec"]["targetRef"]["name"] = json!("chat");
+    stage.seconds(3).await;
+    stage.world.create::<InferenceDeployment>(second).await;
+    stage.seconds(20).await;
+    let (_, why, _) = condition(&stage, "second", "TargetReady").unwrap();
+    assert_eq!(why, "OwnedByOther");
+    let all: Vec<Deployment> = stage.world.server.objects();
+    assert_eq!(all[0].spec.replicas, Some(1));
+}
+
+#[tokio::test]
+async fn a_deleted_service_whose_target_is_gone_goes_at_once() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.seconds(5).await;
+    assert_eq!(replicas(&stage), 2);
+    let found = service(&stage, "chat").unwrap();
+    assert_eq!(found.finalizers(), [TARGET_FINALIZER]);
+    assert_eq!(
+        found.status.unwrap().target.unwrap().replicas_before,
+        Some(2)
+    );
+    stage.world.delete::<Deployment>("old").await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(2).await;
+    assert_eq!(service(&stage, "chat"), None);
+}
+
+#[tokio::test]
+async fn without_a_service_it_keeps_a_replica_and_says_that_requests_wake_nothing() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create::<Deployment>(workload(2)).await;
+    let mut chat = adopting("Deployment", 0);
+    chat["spec"].as_object_mut().unwrap().remove("serviceRef");
+    stage.world.create::<InferenceDeployment>(chat).await;
+    stage.seconds(40).await;
+    assert_eq!(replicas(&stage), 1);
+    assert_eq!(reason(&stage, "RequestsWake").as_deref(), Some("NoService"));
+    assert_eq!(gateways(&stage), None);
+}
+
+#[tokio::test]
+async fn replicas_that_somebody_else_sets_are_decided_anew() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.world.requests = 4;
+    stage.seconds(15).await;
+    assert_eq!(replicas(&stage), 1);
+    let patch = Patch::Merge(json!({"spec": {"replicas": 3}}));
+    let api = stage.world.api::<Deployment>();
+    api.patch("old", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    stage.seconds(40).await;
+    assert_eq!(replicas(&stage), 1);
+}
