@@ -83,7 +83,7 @@ pub(crate) struct ServiceFields {
     #[serde(default)]
     spec: SpecFields,
     #[serde(default)]
-    status: ActivationField,
+    status: StatusFields,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -95,6 +95,8 @@ struct SpecFields {
     engine_options: Value,
     activation: Option<AllowFromField>,
     template: Option<TemplateFields>,
+    #[serde(default)]
+    target_ref: Value,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -132,9 +134,11 @@ struct PortsField {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-struct ActivationField {
+struct StatusFields {
     #[serde(default)]
     activation: Value,
+    #[serde(default)]
+    target: Value,
 }
 
 impl RoutedService {
@@ -175,11 +179,13 @@ impl RoutedService {
         }
     }
 
-    /// The labels of its template.
+    /// The labels of its template, or of that of its target.
     pub(crate) fn template_labels(&self) -> BTreeMap<String, String> {
         let template = self.fields.spec.template.as_ref();
         let metadata = template.and_then(|template| template.metadata.as_ref());
-        let labels = metadata.and_then(|metadata| metadata.labels.as_object());
+        let own = metadata.and_then(|metadata| metadata.labels.as_object());
+        let of_target = || self.fields.status.target["podLabels"].as_object();
+        let labels = own.or_else(of_target);
         let labels = labels.into_iter().flatten();
         let texts =
             labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
@@ -200,11 +206,19 @@ impl RoutedService {
             port["containerPort"].as_u64() == Some(number.into()) && protocol == "TCP"
         });
         let names = named.filter_map(|port| port["name"].as_str());
-        names.map(str::to_owned).collect()
+        let of_target = self.fields.status.target["portNames"].as_array();
+        let of_target = of_target.into_iter().flatten().filter_map(Value::as_str);
+        let of_target = of_target.filter(|_| self.engine_port() == Some(number));
+        names.chain(of_target).map(str::to_owned).collect()
     }
 
-    /// The port that its status claims on every gateway.
+    /// The port that its status claims on every gateway. A target that was not read has none: whom
+    /// NetworkPolicies let reach its pods is not known.
     pub(crate) fn gateway_port(&self) -> Option<u16> {
+        let has_target = !self.fields.spec.target_ref.is_null();
+        if has_target && !self.fields.status.target["uid"].is_string() {
+            return None;
+        }
         let port = self.fields.status.activation.get("port")?.as_u64()?;
         u16::try_from(port).ok()
     }
