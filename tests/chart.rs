@@ -405,7 +405,14 @@ fn the_controllers_own_writes_are_held_to_what_it_made() {
     let (_, policy) = text.split_once("\n  name: bursar-own-writes\n").unwrap();
     assert!(policy.contains("'system:serviceaccount:{{ $.Release.Namespace }}:bursar-controller'"));
     let (matched, rules) = policy.split_once("matchConditions:").unwrap();
-    for resource in ["deployments", "jobs", "services", "endpointslices", "pods"] {
+    for resource in [
+        "deployments",
+        "jobs",
+        "services",
+        "endpointslices",
+        "pods",
+        "inferencedeployments",
+    ] {
         assert!(
             matched.contains(&format!("resources: [{resource}]")),
             "{resource}"
@@ -424,6 +431,40 @@ fn the_controllers_own_writes_are_held_to_what_it_made() {
         "variables.now.spec == variables.before.spec",
     ] {
         assert!(rules.contains(part), "{part}");
+    }
+}
+
+/// By default Deployments and StatefulSets, and of kinds that are named nothing but their scale is written.
+#[test]
+fn targets_are_read_and_scaled_where_the_chart_names_their_kind_and_nothing_else() {
+    let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
+    let default = json!([
+        {"apiGroup": "apps", "resource": "deployments"},
+        {"apiGroup": "apps", "resource": "statefulsets"},
+    ]);
+    assert_eq!(values["targets"], default);
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
+    let named = &schema["properties"]["targets"]["items"];
+    assert_eq!(named["required"], json!(["apiGroup", "resource"]));
+    let resource = named["properties"]["resource"]["pattern"].as_str().unwrap();
+    let resource = Regex::new(resource).unwrap();
+    for (name, is_right) in [("rollouts", true), ("*", false), ("pods/exec", false)] {
+        assert_eq!(resource.is_match(name), is_right, "{name}");
+    }
+    for template in ["templates/rbac.yaml", "templates/hook-uninstall.yaml"] {
+        let text = file(template);
+        let (_, rules) = text.split_once("{{- range .Values.targets }}").unwrap();
+        let (rules, _) = rules.split_once("{{- end }}").unwrap();
+        let verbs = Regex::new(r"verbs: (.*)").unwrap();
+        let verbs: Vec<&str> = verbs
+            .captures_iter(rules)
+            .map(|found| found.get(1).unwrap().as_str())
+            .collect();
+        assert_eq!(verbs, ["[get]", "[get, patch]"], "{template}");
+        assert!(
+            rules.contains("printf \"%s/scale\" .resource"),
+            "{template}"
+        );
     }
 }
 
