@@ -1,4 +1,5 @@
 //! The commands that prepare a cluster for Bursar, and for its removal.
 
 pub mod crds;
+mod targets;
 pub mod uninstall;

@@ -22,14 +22,20 @@ use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+use crate::targets;
+
 const CONTROLLER: &str = "bursar-controller";
 /// The labels of the controller's pods.
 const CONTROLLER_POD_SELECTOR: &str =
     "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
-/// Let nobody but Bursar remove the finalizer, and write its Services; whoever runs this command may be an
+/// Let nobody but Bursar remove the finalizer, write its Services and change labels of replicas; whoever runs this command may be an
 /// administrator.
-const GUARDS: [&str; 2] = ["bursar-pod-accounting", "bursar-owned-objects"];
+const GUARDS: [&str; 3] = [
+    "bursar-pod-accounting",
+    "bursar-owned-objects",
+    "bursar-workload-labels",
+];
 /// A controller that stops releases its Lease within a few seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -76,7 +82,7 @@ pub enum Error {
 }
 
 /// Adds the step to an error, and turns "not found" into `None`.
-trait NotFoundAsNone<T> {
+pub(crate) trait NotFoundAsNone<T> {
     fn not_found_as_none(self, what: &str) -> Result<Option<T>, Error>;
 }
 
@@ -93,8 +99,8 @@ impl<T> NotFoundAsNone<T> for Result<T, kube::Error> {
     }
 }
 
-/// Stops the controller, deletes the admission policy, removes the finalizer from all pods, gives the
-/// replicas back to Services whose requests went through gateways, deletes the EndpointSlices, and lists
+/// Stops the controller, deletes the admission policy, gives workloads that were scaled by targetRef the
+/// replicas that they had, removes the finalizer from all pods, gives the replicas back to Services whose requests went through gateways, deletes the EndpointSlices, and lists
 /// the services without replicas.
 ///
 /// # Errors
@@ -110,6 +116,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
         "removed the finalizer from {} pods, gave their replicas back to {} Services and deleted {} EndpointSlices; SpendRecords remain",
         removed.pods, removed.services, removed.slices
     );
+    println!(
+        "gave {} workloads of targetRefs the replicas that they had",
+        removed.targets
+    );
     for name in services_without_replicas(&client).await? {
         println!(
             "deployment {name} has no replica, and nothing starts one any more; kubectl scale does"
@@ -121,6 +131,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 /// The number of objects that were changed or deleted.
 #[derive(Debug, PartialEq, Eq)]
 struct Removed {
+    targets: usize,
     pods: usize,
     services: usize,
     slices: usize,
@@ -141,9 +152,12 @@ async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     if was_guarded {
         tokio::time::sleep(POLICY_LAG).await;
     }
+    let services = give_replicas_back(client).await?;
     Ok(Removed {
+        // before the gateways leave the slices: a workload at zero has no other endpoint
+        targets: targets::release_all(client).await?,
         pods: remove_all_finalizers(client).await?,
-        services: give_replicas_back(client).await?,
+        services,
         slices: delete_slices(client).await?,
     })
 }
@@ -353,6 +367,7 @@ async fn services_without_replicas(client: &Client) -> Result<Vec<String>, Error
 
 #[cfg(test)]
 mod tests {
+    use bursar_api::names::TARGET_FINALIZER;
     use bursar_apitest::Server;
     use kube::api::PostParams;
     use serde_json::Value;
@@ -401,6 +416,7 @@ mod tests {
         assert_eq!(
             removed.unwrap(),
             Removed {
+                targets: 0,
                 pods: 3,
                 services: 0,
                 slices: 0
@@ -446,6 +462,7 @@ mod tests {
         assert_eq!(
             removed.unwrap(),
             Removed {
+                targets: 0,
                 pods: 1,
                 services: 0,
                 slices: 1
@@ -490,6 +507,7 @@ mod tests {
         assert_eq!(
             removed,
             Removed {
+                targets: 0,
                 pods: 2,
                 services: 0,
                 slices: 2
@@ -523,6 +541,7 @@ mod tests {
         let began = tokio::time::Instant::now();
         let removed = uninstall(&client, OPERATOR).await.unwrap();
         let expected = Removed {
+            targets: 0,
             pods: 0,
             services: 1,
             slices: 1,
@@ -538,6 +557,59 @@ mod tests {
         assert_eq!(serving("theirs"), SERVED_BY_GATEWAYS);
         let again = uninstall(&client, OPERATOR).await.unwrap();
         assert_eq!((again.services, again.slices), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workloads_of_target_refs_get_back_what_they_had_and_none_holds_the_rest_up() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        let service = |name: &str, kind: &str, before: i64| {
+            let target = json!({"apiVersion": "apps/v1", "kind": kind, "name": name});
+            json!({
+                "metadata": {"name": name, "finalizers": [TARGET_FINALIZER, "example.com/other"]},
+                "spec": {"engine": "vLLM", "maxReplicas": 4, "targetRef": target},
+                "status": {"target": {"uid": "u", "replicasBefore": before}},
+            })
+        };
+        for (name, kind, before) in [
+            ("a", "Deployment", 3),
+            ("b", "Deployment", 0),
+            ("gone", "StatefulSet", 2),
+            ("odd", "Model", 2),
+        ] {
+            let object = service(name, kind, before);
+            create_raw::<InferenceDeployment>(&client, object.clone()).await;
+            let api: Api<InferenceDeployment> = Api::namespaced(client.clone(), TEAM);
+            let patch = Patch::Merge(json!({"status": object["status"]}));
+            api.patch_status(name, &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        }
+        for name in ["a", "b"] {
+            let spec = json!({"replicas": 1, "selector": {}, "template": {}});
+            create_raw::<Deployment>(&client, json!({"metadata": {"name": name}, "spec": spec}))
+                .await;
+            let labels = json!({WORKLOAD_LABEL: name, KIND_LABEL: "InferenceDeployment", SERVING_LABEL: "true", "app": name});
+            create(&client, TEAM, json!({"name": name, "labels": labels})).await;
+        }
+        let removed = uninstall(&client, OPERATOR).await.unwrap();
+        assert_eq!(
+            removed.targets, 1,
+            "b had none, and keeps the one that runs"
+        );
+        let replicas: Vec<Option<i32>> = server
+            .objects::<Deployment>()
+            .iter()
+            .map(|found| found.spec.replicas)
+            .collect();
+        assert_eq!(replicas, [Some(3), Some(1)]);
+        for object in server.objects::<InferenceDeployment>() {
+            assert_eq!(object.finalizers(), ["example.com/other"]);
+        }
+        for pod in server.objects::<Pod>() {
+            let labels: Vec<&String> = pod.labels().keys().collect();
+            assert_eq!(labels, ["app"]);
+        }
     }
 
     #[tokio::test(start_paused = true)]
