@@ -17,6 +17,9 @@ use crate::error::{Error, Result, While};
 
 pub use nodes::{NodeLifetime, account_start_range, node_lifetimes};
 
+/// What the name of the record of pods of no workload ends in.
+const UNMANAGED: &str = ".pods.unmanaged";
+
 /// A pod's time on its node, in seconds since 1970.
 #[derive(Debug, Clone, Default)]
 pub struct PodLifetime {
@@ -74,13 +77,15 @@ pub fn pod_lifetimes(audit_log: &Path) -> Result<Vec<PodLifetime>> {
             && let (Some(uid), Some(workload)) =
                 (object["metadata"]["uid"].as_str(), workload(object))
         {
-            apply_object(
-                stays.entry(uid.to_owned()).or_insert_with(|| PodLifetime {
-                    workload,
-                    ..PodLifetime::default()
-                }),
-                object,
-            );
+            let stay = stays.entry(uid.to_owned()).or_insert_with(|| PodLifetime {
+                workload: workload.clone(),
+                ..PodLifetime::default()
+            });
+            // a replica of an adopted workload gets its labels soon; a pod that ran before stays where it is
+            if stay.workload.ends_with(UNMANAGED) && is_new(&event) {
+                stay.workload = workload;
+            }
+            apply_object(stay, object);
         }
     }
     Ok(stays.into_values().collect())
@@ -102,6 +107,15 @@ pub fn audit_events(audit_log: &Path) -> Result<impl Iterator<Item = Result<Valu
     }))
 }
 
+/// Whether an event is of a pod that was created less than ten seconds before.
+fn is_new(event: &Value) -> bool {
+    let created = seconds(&event["responseObject"]["metadata"]["creationTimestamp"]);
+    let at = seconds(&event["stageTimestamp"]);
+    created
+        .zip(at)
+        .is_some_and(|(created, at)| at - created < 10)
+}
+
 fn workload(pod: &Value) -> Option<String> {
     let namespace = pod["metadata"]["namespace"].as_str()?;
     let label = |name: &str| pod["metadata"]["labels"][name].as_str();
@@ -119,7 +133,7 @@ fn workload(pod: &Value) -> Option<String> {
     // a pod that nobody made for Bursar is charged exactly where its namespace asks for that, and so has the finalizer
     let finalizers = pod["metadata"]["finalizers"].as_array()?;
     let is_held = finalizers.iter().any(|each| each == "bursar.dev/spend");
-    is_held.then(|| format!("{namespace}.pods.unmanaged"))
+    is_held.then(|| format!("{namespace}{UNMANAGED}"))
 }
 
 /// Seconds since 1970.

@@ -493,6 +493,23 @@ fn bursars_own_writes(stage: &mut Stage<'_>, pod: &str) {
             pod.as_str(),
             metadata(json!({"labels": {"app": "y"}})),
         ),
+        // no controller made it, so it is no replica of a workload that exists
+        (
+            "no label of pods",
+            "pod/theirs",
+            metadata(json!({"labels": {"bursar.dev/kind": "InferenceDeployment",
+                "bursar.dev/workload": "held", "bursar.dev/serving": "true"}})),
+        ),
+        (
+            "nothing of an InferenceDeployment",
+            "infd/held",
+            json!({"spec": {"maxReplicas": 9}}),
+        ),
+        (
+            "nothing of an InferenceDeployment",
+            "infd/held",
+            metadata(json!({"finalizers": ["example.test/own"]})),
+        ),
         (
             "no annotation of pods",
             "pod/theirs",
@@ -538,6 +555,10 @@ fn bursars_own_writes(stage: &mut Stage<'_>, pod: &str) {
             .problems
             .push(format!("a Deployment without an owner: {other:?}")),
     }
+    // what it does to InferenceDeployments: the finalizer of a targetRef comes and goes
+    let held = metadata(json!({"finalizers": ["bursar.dev/target"]}));
+    stage.patch_passes(BURSAR, "infd/held", &held);
+    stage.patch_passes(BURSAR, "infd/held", &metadata(json!({"finalizers": null})));
     // what it does to pods of others: the spend finalizer comes and goes
     let with = metadata(json!({"finalizers": ["example.test/own", "bursar.dev/spend"]}));
     stage.patch_passes(BURSAR, "pod/theirs", &with);

@@ -73,7 +73,7 @@ fn definitions(cluster: &Cluster) -> ScenarioResult {
 }
 
 fn examples(cluster: &Cluster) -> ScenarioResult {
-    for folder in ["examples", "examples/frameworks"] {
+    for folder in ["examples", "examples/frameworks", "examples/adoption"] {
         let folder = root().join(folder).display().to_string();
         cluster.kubectl(&["apply", "-f", &folder])?;
     }

@@ -2,6 +2,7 @@
 //! gangs and signals. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
 //! other scenarios.
 
+mod adoption;
 mod always;
 mod budgets;
 mod careful;
@@ -139,6 +140,16 @@ fn requests() -> Vec<Scenario> {
             "a_thousand_requests_through_zero_and_back_are_all_served",
             6,
             requests::through_zero,
+        ),
+        Scenario::new(
+            "a_deployment_that_exists_is_adopted_goes_through_zero_and_is_given_back",
+            6,
+            adoption::of_a_deployment,
+        ),
+        Scenario::new(
+            "a_stateful_set_that_exists_is_adopted_and_given_back_likewise",
+            5,
+            adoption::of_a_stateful_set,
         ),
         Scenario::new(
             "when_the_last_replica_crashes_none_is_refused_once_that_is_seen",
