@@ -259,3 +259,32 @@ impl ServingPod {
         status.pod_ip.filter(|_| is_ready && runs && stays)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_target_has_the_labels_of_its_status_and_no_port_before_they_are_known() {
+        let service = |target: Value| -> RoutedService {
+            let reference = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
+            serde_json::from_value(json!({
+                "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+                "metadata": {"name": "chat", "namespace": "team"},
+                "spec": {"engine": "vLLM", "maxReplicas": 1, "targetRef": reference},
+                "status": {"activation": {"port": 20_000}, "target": target},
+            }))
+            .unwrap()
+        };
+        assert_eq!(service(Value::Null).gateway_port(), None);
+        let target = json!({"uid": "u", "podLabels": {"app": "old"}, "portNames": ["web"]});
+        let known = service(target);
+        assert_eq!(known.gateway_port(), Some(20_000));
+        let labels = [("app".to_owned(), "old".to_owned())];
+        assert_eq!(known.template_labels(), labels.into());
+        assert_eq!(known.port_names(8000), ["web".to_owned()].into());
+        assert!(known.port_names(8001).is_empty());
+    }
+}

@@ -140,11 +140,10 @@ impl WorkloadReader<'_> {
             .as_ref()
             .is_some_and(|service| service.spec.target_ref.is_some())
         {
-            // replicas of one that is not adopted are nobody's, and none of them is about to come
             let is_recorded = service.as_deref().is_some_and(scale_target::is_recorded);
-            let view = self.context.scale_targets.view(key).filter(|_| is_recorded);
-            let target = view.and_then(|view| view.target);
-            return Event::Deployment(key.clone(), target.map(|target| target.state.clone()));
+            let view = self.context.scale_targets.view(key);
+            let value = view.map(|view| view.deployment(is_recorded));
+            return Event::Deployment(key.clone(), value);
         }
         let owner = service.as_ref().and_then(|service| service.uid());
         let found = cached(&stores.deployments, key);

@@ -40,6 +40,14 @@ pub(crate) async fn apply(
         Ok(target) => {
             let adopted = adopt(context, key, object, &target).await;
             adopted.map_err(Unapplied::before_order)?;
+            let is_adopted = (context.scale_targets.view(key)).is_some_and(|view| view.is_adopted);
+            if change.is_some() && !is_adopted {
+                // pods that nobody knows yet would go without a drain
+                let error = ApiError::Conflict {
+                    call: "adopt target",
+                };
+                return Err(Unapplied::before_order(error));
+            }
             if let Some(change) = change {
                 let applied = apply_order(context, key, object, (&target, change), now).await;
                 applied.map_err(Unapplied::before_order)?;

@@ -4,6 +4,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`registry`] | what is known of each target, and what is read next |
+//! | [`view`], [`pod_owner`] | what is known of one, and whose a pod may be |
 //! | [`read`] | one read of a target: its template, its replicas, who else scales it |
 //! | [`service`] | the Service of a `serviceRef` |
 //! | [`replica_pods`] | the pods of a target get the labels of replicas |
@@ -18,12 +19,14 @@
 //! [ADR 28]: ../../../../docs/adr/0028-targets-are-read-and-not-watched.md
 
 pub(crate) mod apply;
+mod pod_owner;
 mod read;
 mod registry;
 pub(crate) mod release;
 pub(crate) mod replica_pods;
 mod service;
 pub(crate) mod status;
+mod view;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::{ConditionState, Reason, TARGET_READY};
@@ -34,8 +37,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, ResourceExt};
 
-pub(crate) use registry::{ScaleTargets, TargetView};
+pub(crate) use registry::ScaleTargets;
 use service::FrontService;
+pub(crate) use view::TargetView;
 
 /// A workload that is scaled, as last read.
 #[derive(Debug, Clone, PartialEq)]

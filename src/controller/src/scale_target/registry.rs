@@ -8,17 +8,17 @@ use bursar_api::InferenceDeployment;
 use bursar_api::conditions::target_ready;
 use bursar_api::engine::Engine;
 use bursar_api::inference::TargetRef;
-use bursar_api::names::WORKLOAD_LABEL;
 use bursar_api::spend::WorkloadKind;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::sync::Notify;
 
+use super::pod_owner::{Controller, PodOwner, created, unlabelled};
 use super::read::{Reading, Wanted};
+use super::view::TargetView;
 use super::{ScaleTarget, TargetProblem, is_recorded};
 use crate::api_calls::ApiError;
 use crate::cache::key_of;
@@ -46,18 +46,6 @@ const MAX_REPLICA_SETS: usize = 20_000;
 /// Namespace, group, kind and name of a target.
 type TargetKey = (Name, String, String, String);
 
-/// What is known of a target.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct TargetView {
-    /// As it was last read; `None` if it is not there or was never read.
-    pub(crate) target: Option<Arc<ScaleTarget>>,
-    /// Why nothing is scaled.
-    pub(crate) problem: Option<TargetProblem>,
-    /// Its pods have the labels of replicas. Until then it must not shrink: pods that nobody knows would go
-    /// without a drain.
-    pub(crate) is_adopted: bool,
-}
-
 /// An InferenceDeployment with a target.
 #[derive(Debug)]
 struct Entry {
@@ -81,27 +69,6 @@ struct UnlabelledPod {
     created: Timestamp,
     due: Timestamp,
     failures: u32,
-}
-
-/// The controlling owner of a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Controller {
-    uid: Name,
-    /// The name of a ReplicaSet, which may have an owner of its own.
-    replica_set: Option<String>,
-}
-
-/// Whose a pod is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum PodOwner {
-    /// A replica of this service.
-    Replica(Key),
-    /// Nobody's target, as far as targets are known.
-    Other,
-    /// That of a ReplicaSet, which is not known yet.
-    ReplicaSet(String),
-    /// Not all targets of the namespace were found.
-    Unknown,
 }
 
 /// What is done next.
@@ -165,28 +132,6 @@ fn wanted(key: &Key, object: &InferenceDeployment) -> Option<Wanted> {
             _ => spec.engine_port(),
         },
     })
-}
-
-fn controller(pod: &Pod) -> Option<Controller> {
-    let mut owners = pod.owner_references().iter();
-    let owner: &OwnerReference = owners.find(|owner| owner.controller == Some(true))?;
-    let is_replica_set = owner.kind == "ReplicaSet" && owner.api_version.starts_with("apps/");
-    Some(Controller {
-        uid: owner.uid.as_str().into(),
-        replica_set: is_replica_set.then(|| owner.name.clone()),
-    })
-}
-
-/// The pod's controller, if it may become a replica: it has no label of a workload, and goes on.
-fn unlabelled(pod: &Pod) -> Option<Controller> {
-    let goes_on = !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none();
-    let is_labelled = pod.labels().contains_key(WORKLOAD_LABEL);
-    controller(pod).filter(|_| goes_on && !is_labelled)
-}
-
-fn created(pod: &Pod, now: Timestamp) -> Timestamp {
-    let created = pod.creation_timestamp();
-    created.map_or(now, |time| time.0)
 }
 
 fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {

@@ -1,6 +1,6 @@
 //! Pods of targets get the labels of replicas: ledger, decisions, reads of engines and gateways then find them
-//! as they find any other replica. Whose a pod is follows from owners by UID, which nobody can change; what
-//! labels of its user say does not count.
+//! as they find any other replica. Whose a pod is follows from owners by UID; what its labels say does not
+//! count.
 
 use std::sync::Arc;
 use std::time::Duration;
