@@ -225,6 +225,8 @@ reasons! {
     SERVICE_WITHOUT_PODS = "ServiceWithoutPods";
     /// The Service has no such port, or several of which none is named.
     SERVICE_PORT_UNKNOWN = "ServicePortUnknown";
+    /// An older InferenceDeployment has gateways in the Service.
+    SERVICE_IN_USE = "ServiceInUse";
     /// The Service sends requests to another port than the engine's.
     SERVICE_PORT_DIFFERS = "ServicePortDiffers";
 }

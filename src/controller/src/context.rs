@@ -31,7 +31,7 @@ use crate::ports::{NoPort, Ports};
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
-use crate::scale_target::ScaleTargets;
+use crate::scale_target::{Autoscalers, ScaleTargets};
 use crate::signals::readings::SignalReadings;
 use crate::slice_index::SliceIndex;
 use crate::status_memory::StatusMemory;
@@ -89,6 +89,8 @@ pub(crate) struct Context {
     pub(crate) foreign_edits: ForeignEdits,
     /// The workloads of targetRefs.
     pub(crate) scale_targets: ScaleTargets,
+    /// What HorizontalPodAutoscalers scale.
+    pub(crate) autoscalers: Autoscalers,
     /// What was said of services in Events.
     pub(crate) service_events: Mutex<HashMap<Key, ServiceEvents>>,
     /// What is remembered of the writes of statuses.

@@ -36,7 +36,7 @@ use crate::ports::Ports;
 use crate::power_readings::{self, PowerReadings};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
-use crate::scale_target::{ScaleTargets, replica_pods};
+use crate::scale_target::{Autoscalers, ScaleTargets, replica_pods};
 use crate::signals::SignalReads;
 use crate::signals::addresses::ClusterPolicy;
 use crate::signals::reader::SignalReader;
@@ -227,6 +227,7 @@ fn new_context(
         launcher_suffixes: SuffixKey::default(),
         foreign_edits: ForeignEdits::default(),
         scale_targets: ScaleTargets::default(),
+        autoscalers: Autoscalers::default(),
         service_events: Mutex::default(),
         status_memories: Mutex::default(),
         observe_only: options.observe_only,

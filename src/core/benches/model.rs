@@ -245,7 +245,7 @@ impl Cluster {
             let replicas = u32::from(number < NODES * 7);
             let deployment = Deployment {
                 replicas,
-                has_ordinals: false,
+                first_ordinal: None,
                 rollout: None,
                 creation_failure: None,
             };

@@ -36,7 +36,7 @@ pub struct Replica {
     pub busy: Option<u64>,
     /// When it was made.
     pub created: Timestamp,
-    /// Its ordinal in a StatefulSet, which deletes the highest one first, whatever pods are marked with.
+    /// Its place in a StatefulSet, from 0: that deletes the highest one first, whatever pods are marked with.
     pub ordinal: Option<u32>,
 }
 

@@ -326,7 +326,7 @@ impl Namespace {
         let replicas = order.replicas.1;
         let deployment = Deployment {
             replicas,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         };

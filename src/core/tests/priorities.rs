@@ -221,7 +221,7 @@ impl World {
         }
         let deployment = Deployment {
             replicas: order.replicas.1,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         };
@@ -404,7 +404,7 @@ fn the_lowest_priority_stops_first_and_the_others_run_on_until_the_limit() {
             key("low"),
             Some(Deployment {
                 replicas: 0,
-                has_ordinals: false,
+                first_ordinal: None,
                 rollout: None,
                 creation_failure: None,
             }),

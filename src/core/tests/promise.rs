@@ -273,7 +273,7 @@ impl Namespace {
         let service = service.clone();
         let deployment = Deployment {
             replicas,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         };

@@ -161,7 +161,7 @@ fn pending_replicas(limit: &str) -> Model {
     model.apply(Event::Service(key.clone(), Some(service)), at(0));
     let deployment = Deployment {
         replicas: 45,
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: None,
         creation_failure: None,
     };

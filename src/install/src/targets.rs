@@ -13,7 +13,7 @@ use kube::api::{
 use kube::{Client, ResourceExt, discovery};
 use serde_json::{Value, json};
 
-use crate::uninstall::{Error, NotFoundAsNone};
+use crate::uninstall::{Error, MAX_ATTEMPTS, NotFoundAsNone};
 
 /// Gives all of them back. Returns how many got other replicas than they had.
 ///
@@ -48,7 +48,9 @@ pub(crate) async fn release_all(client: &Client) -> Result<usize, Error> {
         if let Err(error) = remove_labels(client, &object).await {
             println!("pods of {name} keep the labels of replicas: {error}");
         }
-        remove_finalizer(client, &object, &kind).await?;
+        if let Err(error) = remove_finalizer(client, &object, &kind).await {
+            println!("InferenceDeployment {name} keeps its finalizer {TARGET_FINALIZER}: {error}");
+        }
     }
     Ok(given_back)
 }
@@ -74,6 +76,12 @@ async fn give_replicas_back(client: &Client, object: &DynamicObject) -> Result<b
     let (resource, _) = discovery::pinned_kind(client, &kind).await?;
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+    let found = api.get_metadata_opt(text("name")).await?;
+    let uid = found.and_then(|found| found.metadata.uid);
+    if uid.as_deref() != status["uid"].as_str() {
+        // one that was made anew under its name
+        return Ok(false);
+    }
     let scale = match api.get_scale(text("name")).await {
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(false),
         found => found?,
@@ -101,7 +109,12 @@ async fn remove_labels(client: &Client, object: &DynamicObject) -> Result<(), ku
                 .and_then(|found| found.spec?.selector)
                 .unwrap_or_default();
             match selector.contains_key(SERVING_LABEL) {
-                true => json!("true"),
+                true => {
+                    println!(
+                        "Service {namespace}/{name} selects by the label {SERVING_LABEL}, which new pods do not get any more: take it out of its selector"
+                    );
+                    json!("true")
+                }
                 false => Value::Null,
             }
         }
@@ -132,16 +145,24 @@ async fn remove_finalizer(
     kind: &ApiResource,
 ) -> Result<(), Error> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let mut finalizers = object.finalizers().to_vec();
-    finalizers.retain(|each| each != TARGET_FINALIZER);
-    let metadata = json!({
-        "uid": object.uid(),
-        "resourceVersion": object.resource_version(),
-        "finalizers": finalizers,
-    });
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, kind);
-    let patch = Patch::Merge(json!({"metadata": metadata}));
     let what = format!("removing the finalizer of InferenceDeployment {namespace}/{name}");
-    let patched = api.patch(&name, &PatchParams::default(), &patch).await;
-    patched.not_found_as_none(&what).map(drop)
+    for left in (0..MAX_ATTEMPTS).rev() {
+        let Some(live) = api.get_metadata(&name).await.not_found_as_none(&what)? else {
+            return Ok(());
+        };
+        let mut finalizers = live.finalizers().to_vec();
+        finalizers.retain(|each| each != TARGET_FINALIZER);
+        let metadata = json!({
+            "uid": live.uid(),
+            "resourceVersion": live.resource_version(),
+            "finalizers": finalizers,
+        });
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        match api.patch(&name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 409 && left > 0 => {}
+            patched => return patched.not_found_as_none(&what).map(drop),
+        }
+    }
+    Ok(())
 }

@@ -49,7 +49,7 @@ const ENDPOINTS_LAG: Duration = Duration::from_secs(3);
 const CLEAN_PASSES: u32 = 2;
 const FINALIZER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Pods change while their finalizers are removed, so a conflicting write is repeated this often.
-const MAX_ATTEMPTS: u32 = 5;
+pub(crate) const MAX_ATTEMPTS: u32 = 5;
 
 /// Arguments of `bursar uninstall`.
 #[derive(Debug, Clone, clap::Args)]
@@ -563,17 +563,34 @@ mod tests {
     async fn workloads_of_target_refs_get_back_what_they_had_and_none_holds_the_rest_up() {
         let server = Server::new(&[OPERATOR, TEAM]);
         let client = server.client();
+        for name in ["a", "b", "anew"] {
+            let spec = json!({"replicas": 1, "selector": {}, "template": {}});
+            create_raw::<Deployment>(&client, json!({"metadata": {"name": name}, "spec": spec}))
+                .await;
+            let labels = json!({WORKLOAD_LABEL: name, KIND_LABEL: "InferenceDeployment", SERVING_LABEL: "true", "app": name});
+            create(&client, TEAM, json!({"name": name, "labels": labels})).await;
+        }
+        let uid = |name: &str| {
+            let all: Vec<Deployment> = server.objects();
+            let found = all
+                .iter()
+                .find(|found| found.name_any() == name && name != "anew");
+            found
+                .and_then(ResourceExt::uid)
+                .unwrap_or("former".to_owned())
+        };
         let service = |name: &str, kind: &str, before: i64| {
             let target = json!({"apiVersion": "apps/v1", "kind": kind, "name": name});
             json!({
                 "metadata": {"name": name, "finalizers": [TARGET_FINALIZER, "example.com/other"]},
                 "spec": {"engine": "vLLM", "maxReplicas": 4, "targetRef": target},
-                "status": {"target": {"uid": "u", "replicasBefore": before}},
+                "status": {"target": {"uid": uid(name), "replicasBefore": before}},
             })
         };
         for (name, kind, before) in [
             ("a", "Deployment", 3),
             ("b", "Deployment", 0),
+            ("anew", "Deployment", 5),
             ("gone", "StatefulSet", 2),
             ("odd", "Model", 2),
         ] {
@@ -585,13 +602,6 @@ mod tests {
                 .await
                 .unwrap();
         }
-        for name in ["a", "b"] {
-            let spec = json!({"replicas": 1, "selector": {}, "template": {}});
-            create_raw::<Deployment>(&client, json!({"metadata": {"name": name}, "spec": spec}))
-                .await;
-            let labels = json!({WORKLOAD_LABEL: name, KIND_LABEL: "InferenceDeployment", SERVING_LABEL: "true", "app": name});
-            create(&client, TEAM, json!({"name": name, "labels": labels})).await;
-        }
         let removed = uninstall(&client, OPERATOR).await.unwrap();
         assert_eq!(
             removed.targets, 1,
@@ -602,7 +612,11 @@ mod tests {
             .iter()
             .map(|found| found.spec.replicas)
             .collect();
-        assert_eq!(replicas, [Some(3), Some(1)]);
+        assert_eq!(
+            replicas,
+            [Some(3), Some(1), Some(1)],
+            "one that was made anew is another one"
+        );
         for object in server.objects::<InferenceDeployment>() {
             assert_eq!(object.finalizers(), ["example.com/other"]);
         }

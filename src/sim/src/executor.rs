@@ -158,7 +158,7 @@ impl Simulation {
         }
         let deployment = service.deployment.get_or_insert(Deployment {
             replicas: 0,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         });

@@ -100,7 +100,7 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
     let replicas = found.spec.replicas.map(u32::try_from);
     Deployment {
         replicas: replicas.and_then(Result::ok).unwrap_or(0),
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: rollout::of_deployment(found),
         creation_failure: health::pod_creation_failure(found),
     }

@@ -43,6 +43,12 @@ impl ServiceChange {
         from == 0 && to > 0
     }
 
+    /// Whether it adds replicas.
+    pub(crate) fn grows(&self) -> bool {
+        let (from, to) = self.order.replicas;
+        to > from
+    }
+
     /// This change after one that was not carried out.
     fn after(mut self, earlier: Self) -> Self {
         let mut pods = earlier.pods;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::conditions::target_ready;
 use bursar_api::engine::Engine;
 use bursar_api::names::replicas_service;
 use bursar_core::model::{Key, Name};
@@ -242,6 +243,12 @@ pub(crate) fn port(
 ) -> Result<u16, NoPort> {
     let spec = &object.spec;
     if spec.engine == Engine::None || spec.target_ref.is_some() && spec.service_ref.is_none() {
+        return Err(NoPort::NoRequests);
+    }
+    // gateways could not tell whom NetworkPolicies let reach it
+    let view = context.scale_targets.view(&key_of(object));
+    let problem = view.and_then(|view| view.problem);
+    if problem.is_some_and(|problem| problem.reason == target_ready::KIND_NOT_SUPPORTED) {
         return Err(NoPort::NoRequests);
     }
     let status = object.status.as_ref();

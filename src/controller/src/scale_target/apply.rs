@@ -14,6 +14,7 @@ use crate::api_calls::{ApiError, Unapplied, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
 use crate::executor::ServiceChange;
+use crate::gateways;
 use crate::inference::build::{Family, Front};
 use crate::inference::gateway_slices::{apply_gateway_slices, empty_slices};
 use crate::inference::{mark_pods, note_change, port};
@@ -36,11 +37,12 @@ pub(crate) async fn apply(
         let released = release::release(context, key, object, now).await;
         return released.map_err(Unapplied::before_order);
     }
-    match context.scale_targets.scalable(key) {
-        Ok(target) => {
+    let view = context.scale_targets.view(key);
+    let is_adopted = view.as_ref().is_some_and(|view| view.is_adopted);
+    match (context.scale_targets.scalable(key), change) {
+        (Ok(target), change) => {
             let adopted = adopt(context, key, object, &target).await;
             adopted.map_err(Unapplied::before_order)?;
-            let is_adopted = (context.scale_targets.view(key)).is_some_and(|view| view.is_adopted);
             if change.is_some() && !is_adopted {
                 // pods that nobody knows yet would go without a drain
                 let error = ApiError::Conflict {
@@ -53,9 +55,18 @@ pub(crate) async fn apply(
                 applied.map_err(Unapplied::before_order)?;
             }
         }
-        // the condition TargetReady says why; only an order is not carried out
-        Err(error) if change.is_some() => return Err(Unapplied::before_order(error)),
-        Err(_) => {}
+        // whoever else scales it: what there is no money for goes, and demand takes nothing away meanwhile
+        (Err(error), Some(change)) => {
+            let target = view.and_then(|view| view.target);
+            let target = target.filter(|_| !change.grows() && is_recorded(object));
+            let Some(target) = target else {
+                return Err(Unapplied::before_order(error));
+            };
+            let applied = apply_order(context, key, object, (&target, change), now).await;
+            applied.map_err(Unapplied::before_order)?;
+        }
+        // the condition TargetReady says why
+        (Err(_), None) => {}
     }
     let path = apply_path(context, key, object, now).await;
     path.map_err(Unapplied::after_order)
@@ -205,7 +216,13 @@ pub(crate) async fn apply_path(
         // it was not read yet: what gateways there are stay
         return Ok(());
     };
-    let front = view.target.as_ref().and_then(|target| target.front());
+    // while somebody else scales it, nobody would answer what gateways hold
+    let is_held = view
+        .problem
+        .as_ref()
+        .is_some_and(|problem| problem.stands());
+    let front = view.target.as_ref().filter(|_| !is_held);
+    let front = front.and_then(|target| target.front());
     match front {
         Some(found) => {
             let front = Front {
@@ -215,7 +232,11 @@ pub(crate) async fn apply_path(
             let families = &found.families;
             apply_gateway_slices(context, key, object, (port, false), (&front, families), now).await
         }
-        None => empty_slices(context, key, object, port, now).await,
+        None => {
+            // the slices keep the port that they have, which may be another service's by now
+            let port = gateways::slice_port(&context.stores.slices, key);
+            empty_slices(context, key, object, port, now).await
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! | module | subject |
 //! |---|---|
 //! | [`registry`] | what is known of each target, and what is read next |
-//! | [`view`], [`pod_owner`] | what is known of one, and whose a pod may be |
+//! | [`state`], [`view`], [`pod_owner`] | the values of that: of all, of one, and whose a pod may be |
+//! | [`autoscalers`] | which HorizontalPodAutoscalers of a namespace scale what |
 //! | [`read`] | one read of a target: its template, its replicas, who else scales it |
 //! | [`service`] | the Service of a `serviceRef` |
 //! | [`replica_pods`] | the pods of a target get the labels of replicas |
@@ -19,24 +20,28 @@
 //! [ADR 28]: ../../../../docs/adr/0028-targets-are-read-and-not-watched.md
 
 pub(crate) mod apply;
+mod autoscalers;
 mod pod_owner;
 mod read;
 mod registry;
 pub(crate) mod release;
 pub(crate) mod replica_pods;
 mod service;
+mod state;
 pub(crate) mod status;
 mod view;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::conditions::{ConditionState, Reason, TARGET_READY};
+use bursar_api::conditions::{ConditionState, Reason, TARGET_READY, target_ready};
 use bursar_api::names::TARGET_FINALIZER;
 use bursar_core::model::Name;
 use bursar_core::model::event::Deployment;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, ResourceExt};
 
+pub(crate) use autoscalers::Autoscalers;
 pub(crate) use registry::ScaleTargets;
 use service::FrontService;
 pub(crate) use view::TargetView;
@@ -48,6 +53,8 @@ pub(crate) struct ScaleTarget {
     pub(crate) name: String,
     pub(crate) resource: ApiResource,
     pub(crate) template: PodTemplateSpec,
+    /// The labels that its pods have.
+    pub(crate) selector: LabelSelector,
     /// Its replicas and its rollout.
     pub(crate) state: Deployment,
     /// The Service of the serviceRef, or why requests that come by it wake nothing; `None` without a
@@ -92,12 +99,20 @@ impl TargetProblem {
         }
     }
 
+    /// Whether somebody can do something about it, and no answer of the API server is missing.
+    pub(crate) fn stands(&self) -> bool {
+        self.reason != target_ready::NOT_READ
+    }
+
     fn condition(&self) -> ConditionState {
         ConditionState {
             kind: TARGET_READY,
             status: Some(false),
             reason: self.reason,
-            message: format!("{}; until then nothing is scaled", self.message),
+            message: format!(
+                "{}; until then it is not scaled, but for money",
+                self.message
+            ),
         }
     }
 }

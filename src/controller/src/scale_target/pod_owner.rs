@@ -16,6 +16,8 @@ pub(super) struct Controller {
     pub(super) uid: Name,
     /// The name of a ReplicaSet, which may have an owner of its own.
     pub(super) replica_set: Option<String>,
+    /// The name of the pod.
+    pub(super) pod: String,
 }
 
 /// Whose a pod is.
@@ -38,6 +40,7 @@ fn controller(pod: &Pod) -> Option<Controller> {
     Some(Controller {
         uid: owner.uid.as_str().into(),
         replica_set: is_replica_set.then(|| owner.name.clone()),
+        pod: pod.name_any(),
     })
 }
 

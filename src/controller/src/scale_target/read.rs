@@ -2,22 +2,24 @@
 
 use bursar_api::conditions::{requests_wake, target_ready};
 use bursar_api::inference::{MAX_TARGET_LABELS, ServiceRef, TargetRef};
-use bursar_api::lenient::Lenient;
+use bursar_api::lenient::bounded_text;
+use bursar_core::model::Name;
 use bursar_core::model::event::Deployment as DeploymentState;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Service};
-use kube::api::{Api, ApiResource, DynamicObject, ListParams};
-use kube::{Client, Resource, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::{Client, ResourceExt};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::autoscalers::Autoscalers;
 use super::service::{FrontService, front};
 use super::{ScaleTarget, ServiceProblem, TargetProblem};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::{health, rollout};
 
-/// So many HorizontalPodAutoscalers of a namespace are looked at.
-const MAX_AUTOSCALERS: u32 = 1_000;
 /// Kinds that make several pods, or further workloads, for one replica.
 const NOT_ONE_POD: [&str; 2] = ["leaderworkerset.x-k8s.io", "jobset.x-k8s.io"];
 
@@ -40,10 +42,14 @@ pub(super) struct Reading {
     pub(super) problem: Option<TargetProblem>,
 }
 
-/// Reads a target.
-pub(super) async fn read(client: &Client, wanted: &Wanted) -> Reading {
-    let mut target = match read_target(client, wanted).await {
-        Ok(target) => target,
+/// Reads a target. What can be read of one that must not be scaled is read all the same: budgets stop it.
+pub(super) async fn read(
+    (client, autoscalers): (&Client, &Autoscalers),
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Reading {
+    let (mut target, mut problem) = match read_target(client, wanted).await {
+        Ok(found) => found,
         Err(problem) => {
             return Reading {
                 target: None,
@@ -51,9 +57,9 @@ pub(super) async fn read(client: &Client, wanted: &Wanted) -> Reading {
             };
         }
     };
-    let mut problem = None;
-    if let Err(found) = autoscaler(client, wanted).await {
-        problem = Some(found);
+    if problem.is_none() {
+        let checked = check_autoscalers((client, autoscalers), wanted, now).await;
+        problem = checked.err();
     }
     if let (Some(reference), Some(port)) = (&wanted.service, wanted.engine_port) {
         target.front = Some(read_front(client, wanted, reference, &target.template, port).await);
@@ -133,7 +139,10 @@ pub(super) async fn resource(
     })
 }
 
-async fn read_target(client: &Client, wanted: &Wanted) -> Result<ScaleTarget, TargetProblem> {
+async fn read_target(
+    client: &Client,
+    wanted: &Wanted,
+) -> Result<(ScaleTarget, Option<TargetProblem>), TargetProblem> {
     let reference = &wanted.target;
     if NOT_ONE_POD.contains(&reference.group()) {
         let why = format!(
@@ -147,19 +156,41 @@ async fn read_target(client: &Client, wanted: &Wanted) -> Result<ScaleTarget, Ta
     let name = &reference.name;
     let found = with_timeout("get target", api.get(name)).await;
     let found = found.map_err(|error| unread(reference, &resource, &error, "get"))?;
-    check_owner(&found, reference)?;
     let scale = with_timeout("get scale of target", api.get_scale(name)).await;
     let scale = scale.map_err(|error| unread(reference, &resource, &error, "get the scale of"))?;
-    let template = template(&found, reference)?;
+    let (template, unsupported) = match template(&found, reference) {
+        Ok(template) => {
+            let checked = check_template(&template, reference);
+            (template, checked.err())
+        }
+        Err(problem) => (PodTemplateSpec::default(), Some(problem)),
+    };
+    let selector = selector(&found, reference);
+    let problem = check_owner(&found, reference).err().or(unsupported);
+    let problem = problem.or(selector.as_ref().err().cloned());
     let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
     let replicas = u32::try_from(replicas).unwrap_or(0);
-    Ok(ScaleTarget {
+    let target = ScaleTarget {
         uid: found.uid().unwrap_or_default().into(),
         name: name.clone(),
         state: state(&found, &resource, replicas),
         resource,
         template,
+        // without one no pod is a replica
+        selector: selector.unwrap_or_default(),
         front: None,
+    };
+    Ok((target, problem))
+}
+
+/// The labels that its pods have.
+fn selector(found: &DynamicObject, reference: &TargetRef) -> Result<LabelSelector, TargetProblem> {
+    let selector = found.data.pointer("/spec/selector");
+    let selector = selector.and_then(|selector| LabelSelector::deserialize(selector).ok());
+    let is_empty = |selector: &LabelSelector| *selector == LabelSelector::default();
+    selector.filter(|selector| !is_empty(selector)).ok_or_else(|| {
+        let why = format!("{reference} has no label selector at spec.selector, so which pods are its own is not known: name a workload that has one");
+        TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why)
     })
 }
 
@@ -222,14 +253,18 @@ fn template(
             "{reference} has no pod template at spec.template, so what a replica asks for is not known: name a workload that has one"
         ));
     };
-    let template = match PodTemplateSpec::deserialize_from(template) {
-        Ok(template) => template,
-        Err(why) => {
-            return not_supported(format!(
-                "the pod template of {reference} cannot be read: {why}"
-            ));
-        }
-    };
+    PodTemplateSpec::deserialize(template).or_else(|error| {
+        let why = bounded_text(&error.to_string());
+        not_supported(format!(
+            "the pod template of {reference} cannot be read: {why}"
+        ))
+    })
+}
+
+/// Whether gateways can send requests to pods of a template, and tell whom NetworkPolicies let reach them.
+fn check_template(template: &PodTemplateSpec, reference: &TargetRef) -> Result<(), TargetProblem> {
+    let not_supported =
+        |why: String| Err(TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why));
     let metadata = template.metadata.as_ref();
     let labels = metadata.and_then(|metadata| metadata.labels.as_ref());
     if labels.is_some_and(|labels| labels.len() > MAX_TARGET_LABELS) {
@@ -243,18 +278,8 @@ fn template(
             "pods of {reference} have hostNetwork, and replicas need addresses of their own: take it out"
         ));
     }
-    Ok(template)
+    Ok(())
 }
-
-/// Reads a part of an object.
-trait DeserializeFrom: DeserializeOwned {
-    fn deserialize_from(value: &serde_json::Value) -> Result<Self, String> {
-        Self::deserialize(value)
-            .map_err(|error| bursar_api::lenient::bounded_text(&error.to_string()))
-    }
-}
-
-impl<T: DeserializeOwned> DeserializeFrom for T {}
 
 /// Its replicas, and what its status says of a rollout. A status that cannot be read says nothing.
 fn state(found: &DynamicObject, resource: &ApiResource, replicas: u32) -> DeploymentState {
@@ -267,7 +292,13 @@ fn state(found: &DynamicObject, resource: &ApiResource, replicas: u32) -> Deploy
     let is_stateful = is_of(ApiResource::erase::<StatefulSet>(&()));
     let mut state = DeploymentState {
         replicas,
-        has_ordinals: is_stateful,
+        first_ordinal: is_stateful.then(|| {
+            let start = found.data.pointer("/spec/ordinals/start");
+            let start = start.and_then(serde_json::Value::as_u64);
+            start
+                .and_then(|start| u32::try_from(start).ok())
+                .unwrap_or(0)
+        }),
         rollout: None,
         creation_failure: None,
     };
@@ -282,43 +313,31 @@ fn state(found: &DynamicObject, resource: &ApiResource, replicas: u32) -> Deploy
     state
 }
 
-/// Whether no HorizontalPodAutoscaler scales the target. KEDA makes one for each ScaledObject.
-async fn autoscaler(client: &Client, wanted: &Wanted) -> Result<(), TargetProblem> {
-    let api: Api<Lenient<HorizontalPodAutoscaler>> =
-        Api::namespaced(client.clone(), &wanted.namespace);
-    let some = ListParams::default().limit(MAX_AUTOSCALERS);
-    let found = match with_timeout("list autoscalers", api.list(&some)).await {
-        Ok(found) => found,
-        Err(ApiError::Gone { .. }) => return Ok(()),
+/// Whether no HorizontalPodAutoscaler scales the target.
+async fn check_autoscalers(
+    (client, autoscalers): (&Client, &Autoscalers),
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Result<(), TargetProblem> {
+    let target = &wanted.target;
+    let namespace: Name = wanted.namespace.as_str().into();
+    match autoscalers.of(client, (&namespace, target), now).await {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => {
+            let of = found.owner.map(|owner| format!(", of {owner},"));
+            let (name, of) = (found.name, of.unwrap_or_default());
+            let why = format!(
+                "HorizontalPodAutoscaler {name}{of} scales {target} too: delete it, or this resource"
+            );
+            Err(TargetProblem::new(target_ready::SCALED_BY_OTHER, why))
+        }
         Err(error) if error.is_forbidden() => {
             let why = "Bursar may not list horizontalpodautoscalers, so it does not know whether one scales the target: whoever installs it upgrades its chart";
-            return Err(TargetProblem::new(target_ready::FORBIDDEN, why));
+            Err(TargetProblem::new(target_ready::FORBIDDEN, why))
         }
         Err(error) => {
             let why = format!("HorizontalPodAutoscalers cannot be listed: {error}");
-            return Err(TargetProblem::new(target_ready::NOT_READ, why));
-        }
-    };
-    let target = &wanted.target;
-    let readable = found
-        .items
-        .into_iter()
-        .filter_map(|each| each.into_result().ok());
-    let mut scaling = readable.filter(|each: &HorizontalPodAutoscaler| {
-        let scaled = &each.spec.scale_target_ref;
-        let group = scaled.api_version.as_deref().unwrap_or_default();
-        let group = group.split_once('/').map_or("", |(group, _)| group);
-        (group, &scaled.kind, &scaled.name) == (target.group(), &target.kind, &target.name)
-    });
-    match scaling.next() {
-        None => Ok(()),
-        Some(found) => {
-            let (kind, name) = (HorizontalPodAutoscaler::kind(&()), found.name_any());
-            let owner = found.owner_references().first();
-            let of = owner.map(|owner| format!(", of {} {}", owner.kind, owner.name));
-            let of = of.unwrap_or_default();
-            let why = format!("{kind} {name}{of} scales {target} too: delete it, or this resource");
-            Err(TargetProblem::new(target_ready::SCALED_BY_OTHER, why))
+            Err(TargetProblem::new(target_ready::NOT_READ, why))
         }
     }
 }

@@ -47,9 +47,9 @@ pub(crate) async fn release(
     if !is_pending(object) {
         return Ok(());
     }
+    // those of a leader before, if there was one, do not count
+    let since = context.scale_targets.release_since(key, now);
     if let Err(error) = give_back(context, key, object, now).await {
-        let deleted = object.metadata.deletion_timestamp.as_ref();
-        let since = deleted.map_or(now, |deleted| deleted.0);
         if now < since.saturating_add(TIMEOUT).unwrap_or(since) {
             return Err(error);
         }
@@ -73,11 +73,14 @@ async fn give_back(
     object: &InferenceDeployment,
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    if apply::has_slice(context, key) {
-        empty_slices(context, key, object, slice_port(context, key), now).await?;
-    }
-    give_replicas_back(context, key, object).await?;
-    remove_labels(context, key, object).await
+    // each as far as it goes, whatever becomes of the others
+    let replicas = give_replicas_back(context, key, object).await;
+    let slices = match apply::has_slice(context, key) {
+        true => empty_slices(context, key, object, slice_port(context, key), now).await,
+        false => Ok(()),
+    };
+    let labels = remove_labels(context, key, object).await;
+    replicas.and(slices).and(labels)
 }
 
 /// The port that the slices have: one that is emptied keeps it.

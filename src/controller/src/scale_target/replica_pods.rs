@@ -15,6 +15,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
+use kube::core::{Selector, SelectorExt};
 use serde_json::json;
 
 use super::registry::Work;
@@ -22,7 +23,6 @@ use super::{is_recorded, read};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::{CacheChange, CacheChanges, CachedKind, Trigger, cached};
 use crate::context::Context;
-use crate::pod;
 
 /// Reads of targets at a time.
 const MAX_READS: usize = 8;
@@ -104,13 +104,16 @@ async fn perform(
     let targets = &context.scale_targets;
     match work {
         Work::Read(key, wanted) => {
-            let reading = read::read(&context.client, wanted).await;
+            let calls = (&context.client, &context.autoscalers);
+            let reading = read::read(calls, wanted, clock()).await;
             let is_new = targets.note_read(key, wanted, reading, clock());
             is_new.then(|| CacheChange::Object(CachedKind::InferenceDeployment, key.clone()))
         }
         Work::ReadReplicaSet { pod, name, uid } => {
             match replica_set_owner(context, &pod.namespace, name, uid).await {
-                Ok(made_by) => targets.note_replica_set(pod, uid, made_by, clock()),
+                Ok(Some(made_by)) => targets.note_replica_set(pod, uid, made_by, clock()),
+                // it may get an owner later, so this is not remembered
+                Ok(None) => disown(context, pod),
                 Err(error) => {
                     warn(pod, &error, "whose a pod is cannot be read");
                     note_failure(context, pod, clock());
@@ -119,11 +122,15 @@ async fn perform(
             None
         }
         Work::Label { pod, uid, service } => {
-            if let Err(error) = label(context, pod, uid, service).await {
-                if !error.is_stale() {
-                    warn(pod, &error, "a replica cannot be labelled");
+            match label(context, pod, uid, service).await {
+                Ok(true) => {}
+                Ok(false) => disown(context, pod),
+                Err(error) => {
+                    if !error.is_stale() {
+                        warn(pod, &error, "a replica cannot be labelled");
+                    }
+                    note_failure(context, pod, clock());
                 }
-                note_failure(context, pod, clock());
             }
             None
         }
@@ -132,6 +139,12 @@ async fn perform(
             None
         }
     }
+}
+
+/// A pod is nobody's replica.
+fn disown(context: &Context, pod: &Key) {
+    context.scale_targets.note_other(pod);
+    sync_unmanaged(context, &pod.namespace);
 }
 
 /// A pod is tried again later, and may be charged to nobody's workload meanwhile.
@@ -173,19 +186,27 @@ async fn replica_set_owner(
         .map(|owner| owner.uid.as_str().into()))
 }
 
-/// Gives a pod the labels of a replica, once its service has the finalizer that takes them away again.
-async fn label(context: &Context, pod: &Key, uid: &Name, service: &Key) -> Result<(), ApiError> {
+/// Gives a pod the labels of a replica, once its service has the finalizer that takes them away again, and
+/// whether the service is paused or not: a Service may select by them. Returns whether it is a replica, by the
+/// labels that the target selects.
+async fn label(context: &Context, pod: &Key, uid: &Name, service: &Key) -> Result<bool, ApiError> {
     let call = "label replica";
     let object = cached(&context.stores.services, service);
     let is_held = object
         .is_some_and(|object| object.metadata.deletion_timestamp.is_none() && is_recorded(&object));
-    let found = cached(&context.stores.pods, pod);
-    let found = found.filter(|found| is_held && *pod::uid(found) == **uid);
-    if found.is_none() {
+    let target = context.scale_targets.scalable(service)?;
+    if !is_held {
         return Err(ApiError::Conflict { call });
     }
-    if context.observe_only || context.paused_by(&pod.namespace).is_some() {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
+    // caches have no labels of others
+    let live = with_timeout("get pod", api.get_metadata(&pod.name)).await?;
+    if live.metadata.uid.as_deref() != Some(&**uid) {
         return Err(ApiError::Conflict { call });
+    }
+    let selector = Selector::try_from(target.selector.clone());
+    if !selector.is_ok_and(|selector| selector.matches(live.labels())) {
+        return Ok(false);
     }
     let metadata = json!({
         "uid": &**uid,
@@ -195,11 +216,10 @@ async fn label(context: &Context, pod: &Key, uid: &Name, service: &Key) -> Resul
             SERVING_LABEL: "true",
         },
     });
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
     let (patch, params) = (
         Patch::Merge(json!({"metadata": metadata})),
         PatchParams::default(),
     );
     let patched = api.patch_metadata(&pod.name, &params, &patch);
-    with_timeout(call, patched).await.map(drop)
+    with_timeout(call, patched).await.map(|_| true)
 }

@@ -2,7 +2,7 @@
 
 use bursar_api::conditions::requests_wake;
 use bursar_api::inference::ServiceRef;
-use bursar_api::names::SERVING_LABEL;
+use bursar_api::names::{SERVING_LABEL, WORKLOAD_LABEL};
 use bursar_api::template::containers;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -57,6 +57,15 @@ pub(super) fn front(
             "Service {name} is headless, so clients connect to replicas, and to nothing while there is none: name a Service with an address in serviceRef"
         );
         return Err(ServiceProblem::new(requests_wake::SERVICE_HEADLESS, why));
+    }
+    let is_bursars = found.labels().contains_key(WORKLOAD_LABEL);
+    let metadata = template.metadata.as_ref();
+    let labels = metadata.and_then(|metadata| metadata.labels.as_ref());
+    let is_of_template = |(label, value): (&String, &String)| {
+        label == SERVING_LABEL || labels.is_some_and(|labels| labels.get(label) == Some(value))
+    };
+    if is_bursars || !selector.iter().all(is_of_template) {
+        return without_pods("does not select the pods of the target");
     }
     let port = port(&name, spec, reference)?;
     let target = target_port(port, template);
@@ -164,7 +173,9 @@ mod tests {
     fn read(spec: Value, port: Option<&str>) -> Result<FrontService, String> {
         let service = serde_json::from_value(json!({"metadata": {"name": "old"}, "spec": spec}));
         let containers = json!([{"name": "c", "ports": [{"name": "api", "containerPort": 8000}]}]);
-        let template = serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap();
+        let labels = json!({"labels": {"app": "old", "more": "labels"}});
+        let template = json!({"metadata": labels, "spec": {"containers": containers}});
+        let template = serde_json::from_value(template).unwrap();
         let reference = ServiceRef {
             name: "old".to_owned(),
             port: port.map(str::to_owned),
@@ -177,6 +188,10 @@ mod tests {
     fn a_service_that_cannot_have_gateways_as_endpoints_is_refused_with_the_reason() {
         let selector = json!({"app": "old"});
         for (spec, reason) in [
+            (
+                json!({"selector": {"app": "payments"}, "ports": [{"port": 8000}]}),
+                "ServiceWithoutPods",
+            ),
             (json!({"type": "ExternalName"}), "ServiceWithoutPods"),
             (json!({"ports": [{"port": 80}]}), "ServiceWithoutPods"),
             (

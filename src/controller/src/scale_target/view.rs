@@ -27,7 +27,7 @@ impl TargetView {
         let state = target.filter(is_ours).map(|target| target.state.clone());
         state.unwrap_or(Deployment {
             replicas: 0,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         })

@@ -6,7 +6,7 @@ use bursar_api::names::{SERVING_LABEL, TARGET_FINALIZER, WORKLOAD_LABEL};
 use bursar_apitest::faults::Faults;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -435,4 +435,90 @@ async fn replicas_that_somebody_else_sets_are_decided_anew() {
         .unwrap();
     stage.seconds(40).await;
     assert_eq!(replicas(&stage), 1);
+}
+
+#[tokio::test]
+async fn a_budget_stops_a_target_though_an_autoscaler_scales_it() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
+    let spec = json!({"minReplicas": 2, "maxReplicas": 3, "scaleTargetRef": target});
+    let autoscaler = json!({"metadata": {"name": "theirs"}, "spec": spec});
+    let world = &stage.world;
+    world.create::<HorizontalPodAutoscaler>(autoscaler).await;
+    stage.seconds(30).await;
+    assert_eq!(
+        reason(&stage, "TargetReady").as_deref(),
+        Some("ScaledByOther")
+    );
+    assert_eq!(replicas(&stage), 2);
+    stage.world.set_limit("0.01").await;
+    stage.seconds(30).await;
+    assert_eq!(replicas(&stage), 0, "money does not wait");
+}
+
+#[tokio::test]
+async fn pods_with_forged_owners_are_not_replicas() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.seconds(3).await;
+    let uid = deployment(&stage).uid().unwrap();
+    let sets: Vec<ReplicaSet> = stage.world.server.objects();
+    let spec = json!({"nodeName": "node", "containers": [{"name": "c", "image": "i"}]});
+    for (name, kind, uid, app) in [
+        ("direct", "Deployment", uid, "chat"),
+        ("others", "ReplicaSet", sets[0].uid().unwrap(), "other"),
+    ] {
+        let owner = json!({"apiVersion": "apps/v1", "kind": kind, "name": sets[0].name_any(), "uid": uid, "controller": true});
+        let metadata = json!({"name": name, "labels": {"app": app}, "ownerReferences": [owner]});
+        let pod = json!({"metadata": metadata, "spec": spec});
+        stage.world.create::<Pod>(pod).await;
+    }
+    stage.seconds(12).await;
+    for pod in stage.world.pods() {
+        let is_replica = pod::label(&pod, WORKLOAD_LABEL).is_some();
+        let is_own = pod.name_any().starts_with("old-");
+        assert_eq!(is_replica, is_own, "{}", pod.name_any());
+    }
+}
+
+#[tokio::test]
+async fn gateways_leave_a_service_that_is_not_named_any_more() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.seconds(5).await;
+    assert_eq!(gateways(&stage).unwrap().2, 1);
+    let patch = Patch::Merge(json!({"spec": {"serviceRef": null}}));
+    let api = stage.world.api::<InferenceDeployment>();
+    let params = PatchParams::default();
+    api.patch("chat", &params, &patch).await.unwrap();
+    stage.seconds(5).await;
+    assert_eq!(gateways(&stage).unwrap().2, 0);
+}
+
+#[tokio::test]
+async fn gateways_join_no_service_of_other_pods_and_none_that_has_some() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.set_gateway(GATEWAY, true).await;
+    stage.world.create::<Deployment>(workload(1)).await;
+    let others = front(json!({"app": "payments"}));
+    stage.world.create::<Service>(others).await;
+    let first = adopting("Deployment", 1);
+    stage.world.create::<InferenceDeployment>(first).await;
+    stage.seconds(5).await;
+    assert_eq!(gateways(&stage), None);
+    let wakes = || reason(&stage, "RequestsWake");
+    assert_eq!(wakes().as_deref(), Some("ServiceWithoutPods"));
+    // a second service of another target, and the same Service
+    let mut stage = adopted("Deployment", 1).await;
+    let mut other = workload(1);
+    other["metadata"]["name"] = json!("other");
+    stage.world.create::<StatefulSet>(other).await;
+    let mut second = adopting("StatefulSet", 1);
+    second["metadata"]["name"] = json!("second");
+    second["spec"]["targetRef"]["name"] = json!("other");
+    stage.seconds(3).await;
+    stage.world.create::<InferenceDeployment>(second).await;
+    stage.seconds(6).await;
+    let (_, why, _) = condition(&stage, "second", "RequestsWake").unwrap();
+    assert_eq!(why, "ServiceInUse");
 }

@@ -44,7 +44,7 @@ use crate::pod;
 use crate::ports::Ports;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
-use crate::scale_target::{ScaleTargets, replica_pods};
+use crate::scale_target::{Autoscalers, ScaleTargets, replica_pods};
 use crate::signals::addresses::ClusterPolicy;
 use crate::signals::reader::SignalReader;
 use crate::signals::readings::SignalReadings;
@@ -257,6 +257,7 @@ impl Leader {
             launcher_suffixes: SuffixKey::default(),
             foreign_edits: ForeignEdits::default(),
             scale_targets: ScaleTargets::default(),
+            autoscalers: Autoscalers::default(),
             service_events: Mutex::default(),
             status_memories: Mutex::default(),
             zone: TimeZone::UTC,

@@ -207,7 +207,7 @@ pub(crate) fn drain_replicas<'a>(
 ) -> Vec<drain::Replica> {
     let replicas = pods.filter(|(_, pod)| is_replica(&pod.pod));
     let deployment = state.deployment.as_ref();
-    let has_ordinals = deployment.is_some_and(|found| found.has_ordinals);
+    let first_ordinal = deployment.and_then(|found| found.first_ordinal);
     replicas
         .map(|(uid, found)| {
             let (pod, engine) = (&found.pod, &found.engine);
@@ -227,7 +227,7 @@ pub(crate) fn drain_replicas<'a>(
                     false => Some(0),
                 },
                 created: pod.created,
-                ordinal: ordinal(&pod.key.name).filter(|_| has_ordinals),
+                ordinal: first_ordinal.and_then(|first| ordinal(&pod.key.name, first)),
             }
         })
         .collect()
@@ -252,9 +252,10 @@ pub(crate) fn shown_replicas(
     drain::non_draining(deployment.map_or(0, |found| found.replicas), &shown)
 }
 
-/// The number in which the name of a StatefulSet's pod ends.
-fn ordinal(name: &str) -> Option<u32> {
-    name.rsplit_once('-')?.1.parse().ok()
+/// The place of a StatefulSet's pod among those that it has, from 0, by the ordinal in which its name ends.
+fn ordinal(name: &str, first: u32) -> Option<u32> {
+    let ordinal: u32 = name.rsplit_once('-')?.1.parse().ok()?;
+    Some(ordinal.saturating_sub(first))
 }
 
 impl Model {

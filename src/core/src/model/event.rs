@@ -316,8 +316,9 @@ impl Service {
 pub struct Deployment {
     /// Its replicas.
     pub replicas: u32,
-    /// It is a StatefulSet: the names of its pods end in ordinals, and the highest one is deleted first.
-    pub has_ordinals: bool,
+    /// The first ordinal of a StatefulSet: the names of its pods end in ordinals, and the highest one is
+    /// deleted first. `None` of other kinds.
+    pub first_ordinal: Option<u32>,
     /// It replaces pods by others of a new template, and has not ended that.
     pub rollout: Option<Rollout>,
     /// The cluster refuses its pods.

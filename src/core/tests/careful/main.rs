@@ -159,7 +159,7 @@ impl World {
     pub(crate) fn scale(&mut self, second: i64, key: &Key, replicas: u32) {
         let deployment = Deployment {
             replicas,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         };

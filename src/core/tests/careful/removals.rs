@@ -100,7 +100,7 @@ fn a_budget_stops_all_of_them_at_once_though_nothing_asks_for_them() {
             });
             let deployment = Deployment {
                 replicas: 100,
-                has_ordinals: false,
+                first_ordinal: None,
                 rollout,
                 creation_failure: None,
             };

@@ -221,7 +221,7 @@ fn a_rollout_forgets_how_fast_the_former_replicas_were() {
     assert!(model.service(&key()).unwrap().learned.is_some());
     let mut deployment = Deployment {
         replicas: 1,
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: Some(Rollout {
             replaces: true,
             ..Rollout::default()
@@ -414,7 +414,7 @@ fn an_order_that_its_controller_has_not_seen_yet_is_no_rollout() {
     let learned = model.service(&key()).unwrap().learned;
     let behind = Deployment {
         replicas: 3,
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: Some(Rollout::default()),
         creation_failure: None,
     };

@@ -76,7 +76,7 @@ pub(crate) fn reading(pod: &str, requests: u64) -> Event {
 pub(crate) fn replicas(replicas: u32) -> Event {
     let deployment = Deployment {
         replicas,
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: None,
         creation_failure: None,
     };

@@ -11,7 +11,7 @@ const WHY: &str = "pods \"chat-7d4b\" is forbidden: exceeded quota: gpus, reques
 fn refused(replicas: u32, since: i64) -> Event {
     let deployment = Deployment {
         replicas,
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: None,
         creation_failure: Some(PodCreationFailure {
             since: at(since),

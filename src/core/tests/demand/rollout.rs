@@ -13,7 +13,7 @@ fn deployment(replicas: u32, rollout: Option<Rollout>) -> Event {
         key(),
         Some(Deployment {
             replicas,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout,
             creation_failure: None,
         }),

@@ -352,7 +352,7 @@ impl Cluster {
         };
         let deployment = Deployment {
             replicas,
-            has_ordinals: false,
+            first_ordinal: None,
             rollout: None,
             creation_failure: None,
         };

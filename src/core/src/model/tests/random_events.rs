@@ -417,7 +417,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         2 | 3 => {
             let deployment = Deployment {
                 replicas: rng.u32(0..4),
-                has_ordinals: false,
+                first_ordinal: None,
                 rollout: (rng.u8(0..4) == 0).then(|| Rollout {
                     replaces: more(rng).bool(),
                     updated: rng.u32(0..3),

@@ -260,7 +260,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
     };
     let deployment = Deployment {
         replicas: 2,
-        has_ordinals: false,
+        first_ordinal: None,
         rollout: None,
         creation_failure: None,
     };

@@ -1,0 +1,374 @@
+//! What is known of all targets and of the pods that may be theirs, and when each is looked at next.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bursar_api::conditions::{requests_wake, target_ready};
+use bursar_api::inference::TargetRef;
+use bursar_core::model::{Key, Name};
+use jiff::{SignedDuration, Timestamp};
+
+use super::pod_owner::{Controller, PodOwner};
+use super::read::{Reading, Wanted};
+use super::view::TargetView;
+use super::{ScaleTarget, ServiceProblem, TargetProblem};
+
+/// A target that was read before goes on counting for this long while reads fail.
+const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
+
+/// Namespace, group, kind and name of a target.
+pub(super) type TargetKey = (Name, String, String, String);
+
+/// An InferenceDeployment with a target.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) wanted: Wanted,
+    pub(super) created: Timestamp,
+    /// What was read; `None` before the first time.
+    pub(super) read: Option<TargetView>,
+    pub(super) is_adopted: bool,
+    /// How often in a row it was not there.
+    pub(super) missing: u32,
+    pub(super) next_read: Timestamp,
+    pub(super) is_reading: bool,
+    /// Something has happened since the read that goes on began.
+    pub(super) is_outdated: bool,
+    pub(super) failing_since: Option<Timestamp>,
+}
+
+/// A pod without a workload's labels in a namespace with targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnlabelledPod {
+    pub(super) uid: Name,
+    pub(super) controller: Controller,
+    pub(super) created: Timestamp,
+    pub(super) due: Timestamp,
+    pub(super) failures: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) services: BTreeMap<Key, Entry>,
+    /// The services that name a target, the oldest first: that one scales it.
+    pub(super) by_target: HashMap<TargetKey, BTreeSet<(Timestamp, Key)>>,
+    /// The target of each UID.
+    pub(super) by_uid: HashMap<Name, TargetKey>,
+    pub(super) reads: BTreeSet<(Timestamp, Key)>,
+    pub(super) pods: BTreeMap<Key, UnlabelledPod>,
+    pub(super) due_pods: BTreeSet<(Timestamp, Key)>,
+    /// The UIDs of ReplicaSets, their namespaces, and the UIDs of what made them.
+    pub(super) replica_sets: HashMap<Name, (Name, Name)>,
+    /// Namespaces of which a target became known: any of their pods may be its own.
+    pub(super) to_scan: BTreeSet<Name>,
+    /// Services whose target has changed, but for its replicas and its rollout.
+    pub(super) changed: BTreeSet<Key>,
+    /// The services that name a Service, the oldest first: that one has gateways in it.
+    pub(super) by_service: HashMap<(Name, String), BTreeSet<(Timestamp, Key)>>,
+    /// Since when targets are being given back.
+    pub(super) releases: HashMap<Key, Timestamp>,
+    /// Services that scale a target from now on which another one has given back.
+    pub(super) successors: BTreeSet<Key>,
+}
+
+/// The key of a target of this namespace.
+pub(super) fn target_key(namespace: &Name, target: &TargetRef) -> TargetKey {
+    let group = target.group().to_owned();
+    (
+        namespace.clone(),
+        group,
+        target.kind.clone(),
+        target.name.clone(),
+    )
+}
+
+/// A time so long after another.
+pub(super) fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {
+    now.saturating_add(wait).unwrap_or(now)
+}
+
+/// Whether pods with this controller may be replicas of a target, which owns it, or the pod itself if it
+/// `is_direct`: as the controllers of its kind make them.
+fn may_own(target: &TargetKey, controller: &Controller, is_direct: bool) -> bool {
+    let (_, group, kind, name) = target;
+    let has_ordinal = || {
+        let ordinal = controller.pod.strip_prefix(name.as_str());
+        let ordinal = ordinal.and_then(|rest| rest.strip_prefix('-'));
+        ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
+    };
+    match (group.as_str(), kind.as_str()) {
+        ("apps", "Deployment") => !is_direct,
+        ("apps", "StatefulSet") => is_direct && has_ordinal(),
+        _ => true,
+    }
+}
+
+impl State {
+    pub(super) fn has_targets(&self, namespace: &Name) -> bool {
+        self.in_namespace(namespace).next().is_some()
+    }
+
+    pub(super) fn in_namespace(&self, namespace: &Name) -> impl Iterator<Item = (&Key, &Entry)> {
+        let first = Key {
+            namespace: namespace.clone(),
+            name: "".into(),
+        };
+        let entries = self.services.range(first..);
+        entries.take_while(move |(key, _)| key.namespace == *namespace)
+    }
+
+    /// The service that scales a target: the oldest that names it.
+    pub(super) fn oldest(&self, target: &TargetKey) -> Option<&Key> {
+        self.by_target.get(target)?.first().map(|(_, key)| key)
+    }
+
+    pub(super) fn owner(&self, namespace: &Name, controller: &Controller) -> PodOwner {
+        let replica_of = |uid: &Name, is_direct: bool| {
+            let target = self.by_uid.get(uid)?;
+            let service = self.oldest(target)?;
+            let read = self.services.get(service)?.read.as_ref()?;
+            // what is made while it must not be scaled is nobody's, and budgets may evict it
+            let is_held = read.problem.as_ref().is_some_and(TargetProblem::stands);
+            (!is_held && may_own(target, controller, is_direct)).then(|| service.clone())
+        };
+        if let Some(service) = replica_of(&controller.uid, true) {
+            return PodOwner::Replica(service);
+        }
+        let made_by = self.replica_sets.get(&controller.uid);
+        match (&controller.replica_set, made_by) {
+            (Some(name), None) => return PodOwner::ReplicaSet(name.clone()),
+            (Some(_), Some((_, uid))) => {
+                if let Some(service) = replica_of(uid, false) {
+                    return PodOwner::Replica(service);
+                }
+            }
+            _ => {}
+        }
+        let is_found = |(_, entry): (&Key, &Entry)| {
+            let read = entry.read.as_ref();
+            read.is_some_and(|view| view.target.is_some())
+        };
+        match self.in_namespace(namespace).all(is_found) {
+            true => PodOwner::Other,
+            false => PodOwner::Unknown,
+        }
+    }
+
+    /// Whether no pod of its namespace may be a replica of a service and lacks the labels.
+    pub(super) fn has_all_labels(&self, key: &Key) -> bool {
+        let first = Key {
+            namespace: key.namespace.clone(),
+            name: "".into(),
+        };
+        let pods = self.pods.range(first..);
+        let mut pods = pods.take_while(|(pod, _)| pod.namespace == key.namespace);
+        let is_known = self
+            .services
+            .get(key)
+            .is_some_and(|entry| entry.read.is_some());
+        let is_others = |pod: &UnlabelledPod| match self.owner(&key.namespace, &pod.controller) {
+            PodOwner::Replica(service) => service != *key,
+            PodOwner::Other | PodOwner::Unknown => true,
+            PodOwner::ReplicaSet(_) => false,
+        };
+        is_known && !self.to_scan.contains(&key.namespace) && pods.all(|(_, pod)| is_others(pod))
+    }
+
+    pub(super) fn schedule_read(&mut self, key: &Key, at: Timestamp) {
+        let Some(entry) = self.services.get_mut(key) else {
+            return;
+        };
+        if entry.is_reading {
+            entry.is_outdated = true;
+            return;
+        }
+        if at < entry.next_read || !self.reads.contains(&(entry.next_read, key.clone())) {
+            self.reads.remove(&(entry.next_read, key.clone()));
+            entry.next_read = at;
+            self.reads.insert((at, key.clone()));
+        }
+    }
+
+    pub(super) fn schedule_pod(&mut self, key: &Key, due: Timestamp) {
+        if let Some(pod) = self.pods.get_mut(key) {
+            self.due_pods.remove(&(pod.due, key.clone()));
+            pod.due = due;
+            self.due_pods.insert((due, key.clone()));
+        }
+    }
+
+    pub(super) fn remove_pod(&mut self, key: &Key) {
+        if let Some(pod) = self.pods.remove(key) {
+            self.due_pods.remove(&(pod.due, key.clone()));
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        let Some(entry) = self.services.remove(key) else {
+            return;
+        };
+        self.reads.remove(&(entry.next_read, key.clone()));
+        self.changed.remove(key);
+        let front = entry.wanted.service.as_ref();
+        let front = front.map(|front| front.name.as_str());
+        self.set_front(key, entry.created, front, false);
+        let target = target_key(&key.namespace, &entry.wanted.target);
+        let successor = self.by_target.get_mut(&target).and_then(|services| {
+            services.remove(&(entry.created, key.clone()));
+            services.first().map(|(_, successor)| successor.clone())
+        });
+        match successor {
+            // it scales the target from now on
+            Some(successor) => {
+                self.changed.insert(successor.clone());
+                self.successors.insert(successor);
+                self.to_scan.insert(key.namespace.clone());
+            }
+            None => {
+                self.by_target.remove(&target);
+                self.by_uid.retain(|_, known| *known != target);
+            }
+        }
+        if !self.has_targets(&key.namespace) {
+            let pods: Vec<Key> = self.pods.keys().cloned().collect();
+            let ours = pods.iter().filter(|pod| pod.namespace == key.namespace);
+            ours.for_each(|pod| self.remove_pod(pod));
+        }
+    }
+
+    /// The older service that names the same Service, if there is one.
+    pub(super) fn other_in_front(&self, key: &Key, front: &str) -> Option<&Key> {
+        let fronts = (key.namespace.clone(), front.to_owned());
+        let (_, oldest) = self.by_service.get(&fronts)?.first()?;
+        Some(oldest).filter(|oldest| *oldest != key)
+    }
+
+    /// Puts a service among those that name a Service, or takes it away.
+    pub(super) fn set_front(
+        &mut self,
+        key: &Key,
+        created: Timestamp,
+        front: Option<&str>,
+        is_named: bool,
+    ) {
+        let Some(front) = front else { return };
+        let fronts = (key.namespace.clone(), front.to_owned());
+        let place = (created, key.clone());
+        let services = self.by_service.entry(fronts.clone()).or_default();
+        if is_named {
+            services.insert(place);
+            return;
+        }
+        services.remove(&place);
+        let next = services.first().map(|(_, key)| key.clone());
+        match next {
+            Some(next) => {
+                self.changed.insert(next.clone());
+                self.successors.insert(next);
+            }
+            None => drop(self.by_service.remove(&fronts)),
+        }
+    }
+
+    pub(super) fn view(&self, key: &Key) -> Option<TargetView> {
+        let entry = self.services.get(key)?;
+        let mut view = entry.read.clone()?;
+        view.is_adopted = entry.is_adopted;
+        let target = target_key(&key.namespace, &entry.wanted.target);
+        if let Some(oldest) = self.oldest(&target).filter(|oldest| *oldest != key) {
+            let (other, target) = (&oldest.name, &entry.wanted.target);
+            let why = format!(
+                "InferenceDeployment {other} scales {target} too, and is older: delete one of the two"
+            );
+            view.problem = Some(TargetProblem::new(target_ready::SCALED_BY_OTHER, why));
+        }
+        let front = entry.wanted.service.as_ref();
+        if let Some(other) = front.and_then(|front| self.other_in_front(key, &front.name))
+            && let Some(target) = &mut view.target
+        {
+            let (other, name) = (&other.name, front.map_or("", |front| &front.name));
+            let why = format!(
+                "InferenceDeployment {other} names Service {name} too, and is older: name another Service in serviceRef"
+            );
+            let problem = ServiceProblem::new(requests_wake::SERVICE_IN_USE, why);
+            Arc::make_mut(target).front = Some(Err(problem));
+        }
+        Some(view)
+    }
+}
+
+impl Entry {
+    /// What is known after a read. While reads fail for want of an answer, the last target counts for a
+    /// while.
+    pub(super) fn next_view(&mut self, reading: Reading, now: Timestamp) -> TargetView {
+        let Reading { target, problem } = reading;
+        let has_failed =
+            (problem.as_ref()).is_some_and(|problem| problem.reason == target_ready::NOT_READ);
+        if !has_failed {
+            self.failing_since = None;
+            // one that may not be read any more is there all the same
+            let is_forbidden =
+                (problem.as_ref()).is_some_and(|problem| problem.reason == target_ready::FORBIDDEN);
+            let known = self.read.as_ref().filter(|_| is_forbidden);
+            let known = known.and_then(|known| known.target.clone());
+            let target = target.map(Arc::new).or(known);
+            return TargetView {
+                target,
+                problem,
+                is_adopted: false,
+            };
+        }
+        let since = *self.failing_since.get_or_insert(now);
+        match &self.read {
+            Some(known) if now < after(since, STALE_AFTER) => known.clone(),
+            known => TargetView {
+                target: known.as_ref().and_then(|known| known.target.clone()),
+                problem,
+                is_adopted: false,
+            },
+        }
+    }
+}
+
+impl State {
+    pub(super) fn note_change(&mut self, key: &Key, before: Option<TargetView>, view: &TargetView) {
+        let uid = |view: &TargetView| view.target.as_ref().map(|target| target.uid.clone());
+        let known = before.as_ref().and_then(uid);
+        let is_same = |before: TargetView| {
+            let same_target = match (&before.target, &view.target) {
+                (Some(before), Some(target)) => {
+                    let as_now = ScaleTarget {
+                        state: target.state.clone(),
+                        ..(**before).clone()
+                    };
+                    as_now == **target
+                }
+                (before, target) => before.is_none() == target.is_none(),
+            };
+            same_target && before.problem == view.problem
+        };
+        let stood = |view: &TargetView| view.problem.as_ref().is_some_and(TargetProblem::stands);
+        if before.as_ref().is_some_and(stood) && !stood(view) {
+            // pods were made meanwhile that have no labels
+            if let Some(entry) = self.services.get_mut(key) {
+                entry.is_adopted = false;
+            }
+            self.to_scan.insert(key.namespace.clone());
+        }
+        if !before.is_some_and(is_same) {
+            self.changed.insert(key.clone());
+        }
+        let Some(uid) = uid(view).filter(|uid| known.as_ref() != Some(uid)) else {
+            return;
+        };
+        let Some(entry) = self.services.get(key) else {
+            return;
+        };
+        let target = target_key(&key.namespace, &entry.wanted.target);
+        self.by_uid.retain(|_, other| *other != target);
+        self.by_uid.insert(uid, target);
+        // a ReplicaSet may have been adopted by the Deployment of the new UID
+        let replica_sets = &mut self.replica_sets;
+        replica_sets.retain(|_, (namespace, _)| *namespace != key.namespace);
+        self.to_scan.insert(key.namespace.clone());
+    }
+}
