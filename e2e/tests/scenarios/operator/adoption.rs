@@ -142,7 +142,7 @@ fn through_zero(cluster: &Cluster, namespace: &str, kind: &str, gaps: &[u64]) ->
     // what came after the adoption is charged to the service
     let rate = ".status.spend.ratePerHour";
     wait_for_field(cluster, namespace, "infd/chat", rate, "0.0000", 20)?;
-    let spent = get_field(cluster, namespace, "infd/chat", ".status.spend.today")?;
+    let spent = get_field(cluster, namespace, "infd/chat", ".status.spend.total")?;
     if !spent.parse::<f64>().is_ok_and(|spent| spent > 0.0) {
         return Err(format!("it has run, and {spent:?} was spent").into());
     }
