@@ -264,10 +264,17 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("budgetpolicies/status", "update patch"),
         ("pricelists/status", "update patch"),
         ("spendcorrections/status", "update patch"),
+        // the finalizer of a targetRef
+        ("inferencedeployments", "patch"),
         ("pricelists", "create patch"),
         ("spendrecords", "get list watch create update delete"),
         ("spendrecords/status", "update"),
         ("deployments", "get list watch create patch update"),
+        // the kinds of the value `targets`, and their scale
+        ("x", "get"),
+        ("x", "get patch"),
+        ("replicasets", "get"),
+        ("horizontalpodautoscalers", "list"),
         ("jobs", "get list watch create patch delete"),
         ("secrets", "create"),
         ("configmaps", "create"),

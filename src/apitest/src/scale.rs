@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::request::Target;
-use crate::store::{ApiResult, StatusError, Store};
 
 /// Whether a resource has it.
 pub(crate) fn has(plural: &str) -> bool {
@@ -21,15 +20,15 @@ pub(crate) fn is_asked(target: &Target) -> bool {
     target.subresource.as_deref() == Some("scale")
 }
 
-/// That of an object.
-pub(crate) fn of(target: &Target, object: &Value) -> ApiResult {
+/// That of an object; `None` if its resource has none.
+pub(crate) fn of(target: &Target, object: &Value) -> Option<Value> {
     if !has(&target.plural) {
-        return Err(StatusError::no_subresource(&target.plural));
+        return None;
     }
     let metadata = &object["metadata"];
     // the API server's default
     let replicas = object["spec"]["replicas"].as_i64().unwrap_or(1);
-    Ok(json!({
+    Some(json!({
         "apiVersion": "autoscaling/v1", "kind": "Scale",
         "metadata": {
             "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
@@ -38,18 +37,4 @@ pub(crate) fn of(target: &Target, object: &Value) -> ApiResult {
         "spec": {"replicas": replicas},
         "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
     }))
-}
-
-/// Writes it.
-pub(crate) fn write(store: &mut Store, target: &Target, scale: &Value, manager: &str) -> ApiResult {
-    let whole = Target {
-        subresource: None,
-        ..target.clone()
-    };
-    let live = store.get(&whole)?;
-    let mut object = live.clone();
-    object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
-    object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
-    let written = store.update(&whole, &live, object, manager, "Update")?;
-    of(target, &written)
 }

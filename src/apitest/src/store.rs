@@ -39,7 +39,7 @@ impl StatusError {
     }
 
     /// The object has no such subresource.
-    pub(crate) fn no_subresource(plural: &str) -> Self {
+    fn no_subresource(plural: &str) -> Self {
         Self::not_found("subresource of", plural)
     }
 
@@ -72,7 +72,7 @@ impl StatusError {
     }
 }
 
-pub(crate) type ApiResult = Result<Value, StatusError>;
+type ApiResult = Result<Value, StatusError>;
 
 /// `apiVersion` and plural, namespace, name.
 type Key = (String, String, String, String);
@@ -213,7 +213,9 @@ impl Store {
         let found = self.objects.get(&key).map(|object| object.value.clone());
         let found = found.ok_or_else(|| StatusError::not_found(&target.plural, &key.3))?;
         match scale::is_asked(target) {
-            true => scale::of(target, &found),
+            true => {
+                scale::of(target, &found).ok_or_else(|| StatusError::no_subresource(&target.plural))
+            }
             false => Ok(found),
         }
     }
@@ -298,7 +300,7 @@ impl Store {
     /// Replaces a whole object, or its status.
     pub(crate) fn replace(&mut self, target: &Target, object: Value, manager: &str) -> ApiResult {
         if scale::is_asked(target) {
-            return scale::write(self, target, &object, manager);
+            return self.write_scale(target, &object, manager);
         }
         let live = self.get(target)?;
         if object["metadata"]["name"] != live["metadata"]["name"] {
@@ -325,10 +327,24 @@ impl Store {
             }
         };
         if scale::is_asked(target) {
-            return scale::write(self, target, &patched, manager);
+            return self.write_scale(target, &patched, manager);
         }
         let live = self.get(target)?;
         self.update(target, &live, patched, manager, "Update")
+    }
+
+    /// Writes the replicas of an object, as its scale has them.
+    fn write_scale(&mut self, target: &Target, scale: &Value, manager: &str) -> ApiResult {
+        let whole = Target {
+            subresource: None,
+            ..target.clone()
+        };
+        let live = self.get(&whole)?;
+        let mut object = live.clone();
+        object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+        object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
+        self.update(&whole, &live, object, manager, "Update")?;
+        self.get(target)
     }
 
     fn apply(&mut self, target: &Target, sent: Value, manager: &str) -> ApiResult {
@@ -359,7 +375,7 @@ impl Store {
         Ok(result)
     }
 
-    pub(crate) fn update(
+    fn update(
         &mut self,
         target: &Target,
         live: &Value,

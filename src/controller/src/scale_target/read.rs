@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::autoscalers::Autoscalers;
-use super::service::{FrontService, front};
-use super::{ScaleTarget, ServiceProblem, TargetProblem};
+use super::service::{FrontService, ServiceProblem, front};
+use super::target::{ScaleTarget, TargetProblem};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::{health, rollout};
 

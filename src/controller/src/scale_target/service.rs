@@ -1,6 +1,6 @@
 //! The Service of a `serviceRef`: by which of its ports requests come, and what keeps them from waking.
 
-use bursar_api::conditions::requests_wake;
+use bursar_api::conditions::{Reason, requests_wake};
 use bursar_api::inference::ServiceRef;
 use bursar_api::names::{SERVING_LABEL, WORKLOAD_LABEL};
 use bursar_api::template::containers;
@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::{PodTemplateSpec, Service, ServicePort, ServiceS
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use super::ServiceProblem;
 use crate::inference::build::Family;
 
 /// A Service whose requests go to gateways while no replica is ready.
@@ -23,6 +22,22 @@ pub(crate) struct FrontService {
     pub(crate) selects_serving: bool,
     /// What keeps some of its requests from waking.
     pub(crate) warning: Option<ServiceProblem>,
+}
+
+/// Why requests that come by a Service wake nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServiceProblem {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl ServiceProblem {
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
 }
 
 /// What a Service says of the way of requests to pods of this template.

@@ -10,8 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::pod_owner::{Controller, PodOwner};
 use super::read::{Reading, Wanted};
+use super::service::ServiceProblem;
+use super::target::{ScaleTarget, TargetProblem};
 use super::view::TargetView;
-use super::{ScaleTarget, ServiceProblem, TargetProblem};
 
 /// A target that was read before goes on counting for this long while reads fail.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
