@@ -95,8 +95,12 @@ impl Fleet {
         if !self.leader.faults.has_crashed() {
             for error in errors {
                 let text = error.to_string();
-                let is_late = text.contains("has changed since") || text.contains("no such object");
-                assert!(is_late, "{text}");
+                let late = [
+                    "has changed since",
+                    "of that name already",
+                    "no such object",
+                ];
+                assert!(late.iter().any(|why| text.contains(why)), "{text}");
             }
         }
     }
