@@ -356,6 +356,7 @@ mod tests {
             (503, "server_error", "start_failed", "10", "start_failed"),
             (503, "server_error", "service_unavailable", "60", "stopped"),
             (503, "server_error", "service_paused", "10", "stopped"),
+            (503, "server_error", "service_unavailable", "60", "stopped"),
             (503, "server_error", "queue_full", "5", "queue_full"),
             (504, "server_error", "hold_expired", "10", "hold_expired"),
             (404, "invalid_request_error", "not_found", "60", "gone"),
