@@ -308,9 +308,12 @@ fn orders_that_fail_use_no_period_of_a_policy() {
     tell(&mut model, 0, start.into_iter().chain(there));
     let allowed = |model: &Model| model.service(&key()).unwrap().decision.allowed;
     tell(&mut model, 1000, [jobs(20)]);
+    tell(&mut model, 1000, [jobs(21)]);
     assert_eq!(allowed(&model), 7);
     for second in (1010..1300).step_by(10) {
         tell(&mut model, second, [Event::ServiceOrderFailed(key())]);
+        // the next look comes while the order is on its way
+        tell(&mut model, second, [jobs(20)]);
         assert_eq!(allowed(&model), 7, "at {second} five are there");
     }
 }
