@@ -294,7 +294,7 @@ pub fn delete_services(cluster: &Cluster, namespace: &str, names: &[&str]) -> Sc
 ///
 /// # Errors
 /// Those that are left.
-fn wait_for_no_pods(cluster: &Cluster, namespace: &str) -> ScenarioResult {
+pub fn wait_for_no_pods(cluster: &Cluster, namespace: &str) -> ScenarioResult {
     wait_for_field(
         cluster,
         namespace,

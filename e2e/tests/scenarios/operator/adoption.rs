@@ -7,7 +7,9 @@ use std::time::Duration;
 use bursar_e2e::{
     Access, Cluster, operator,
     runner::ScenarioResult,
-    scenario::{client_runtime, expect_all_ok, get_field, wait_for_field, wait_until},
+    scenario::{
+        client_runtime, expect_all_ok, get_field, wait_for_field, wait_for_no_pods, wait_until,
+    },
     traffic::{self, Answer},
 };
 
@@ -131,14 +133,7 @@ fn through_zero(cluster: &Cluster, namespace: &str, kind: &str, gaps: &[u64]) ->
     if spec()? != before {
         return Err("the pod template is another one".into());
     }
-    wait_for_field(
-        cluster,
-        namespace,
-        "pods",
-        ".items[*].metadata.name",
-        "",
-        60,
-    )?;
+    wait_for_no_pods(cluster, namespace)?;
     // what came after the adoption is charged to the service
     let rate = ".status.spend.ratePerHour";
     wait_for_field(cluster, namespace, "infd/chat", rate, "0.0000", 20)?;
@@ -157,14 +152,7 @@ fn through_zero(cluster: &Cluster, namespace: &str, kind: &str, gaps: &[u64]) ->
         30,
     )?;
     cluster.kubectl(&["-n", namespace, "delete", &target, "service/old"])?;
-    wait_for_field(
-        cluster,
-        namespace,
-        "pods",
-        ".items[*].metadata.name",
-        "",
-        60,
-    )
+    wait_for_no_pods(cluster, namespace)
 }
 
 /// The address of the Service, once gateways are endpoints of it.
