@@ -254,6 +254,15 @@ impl Family {
     /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
+    /// Those of a Service's addresses, as the cluster has given them to it.
+    pub(crate) fn of(spec: &ServiceSpec) -> Vec<Self> {
+        let Some(given) = &spec.ip_families else {
+            return vec![Self::Ipv4];
+        };
+        let is_given = |family: &Self| given.iter().any(|each| each == family.as_str());
+        Self::ALL.into_iter().filter(is_given).collect()
+    }
+
     /// As Services and slices name it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

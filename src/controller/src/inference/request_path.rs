@@ -155,14 +155,7 @@ fn is_through_gateways(service: &Service) -> bool {
 pub(crate) fn families(stores: &Stores, service: &Key) -> Vec<Family> {
     let front = cached(&stores.front_services, service);
     let spec = front.as_ref().and_then(|front| front.spec.as_ref());
-    let given = spec.and_then(|spec| spec.ip_families.as_ref());
-    let is_given = |family: &Family| {
-        given.is_none_or(|given| given.iter().any(|each| each == family.as_str()))
-    };
-    match given {
-        None => vec![Family::Ipv4],
-        Some(_) => Family::ALL.into_iter().filter(is_given).collect(),
-    }
+    spec.map_or_else(|| vec![Family::Ipv4], Family::of)
 }
 
 /// Whether the slice of gateways of this family has one as ready.

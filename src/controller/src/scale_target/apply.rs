@@ -5,17 +5,16 @@ use bursar_api::inference::TargetStatus;
 use bursar_api::names::{FIELD_MANAGER, TARGET_FINALIZER};
 use bursar_core::model::Key;
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::{ScaleTarget, is_recorded, release, status};
 use crate::api_calls::{ApiError, Unapplied, with_timeout};
-use crate::cache::cached;
 use crate::context::Context;
 use crate::executor::ServiceChange;
 use crate::gateways;
-use crate::inference::build::{Family, Front};
+use crate::inference::build::Front;
 use crate::inference::gateway_slices::{apply_gateway_slices, empty_slices};
 use crate::inference::{mark_pods, note_change, port};
 
@@ -238,21 +237,4 @@ pub(crate) async fn apply_path(
             empty_slices(context, key, object, port, now).await
         }
     }
-}
-
-/// Whether a service has a slice of gateways.
-pub(super) fn has_slice(context: &Context, key: &Key) -> bool {
-    Family::ALL.into_iter().any(|family| {
-        let slice = Key::new(&key.namespace, &family.gateway_slice(&key.name));
-        cached(&context.stores.slices, &slice).is_some()
-    })
-}
-
-/// The API of a kind by which it is scaled.
-pub(super) fn api(
-    client: &Client,
-    namespace: &str,
-    resource: &kube::api::ApiResource,
-) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, resource)
 }

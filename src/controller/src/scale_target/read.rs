@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::autoscalers::Autoscalers;
 use super::service::{FrontService, ServiceProblem, front};
-use super::target::{ScaleTarget, TargetProblem};
+use super::target::{self, ScaleTarget, TargetProblem};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::{health, rollout};
 
@@ -151,8 +151,7 @@ async fn read_target(
         return Err(TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why));
     }
     let resource = resource(client, reference).await?;
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), &wanted.namespace, &resource);
+    let api = target::api(client, &wanted.namespace, &resource);
     let name = &reference.name;
     let found = with_timeout("get target", api.get(name)).await;
     let found = found.map_err(|error| unread(reference, &resource, &error, "get"))?;

@@ -16,10 +16,11 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use super::apply::{self, set_replicas};
-use super::{is_recorded, read};
+use super::apply::set_replicas;
+use super::{is_recorded, read, target};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::context::Context;
+use crate::gateways;
 use crate::inference::gateway_slices::empty_slices;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
@@ -75,17 +76,11 @@ async fn give_back(
 ) -> Result<(), ApiError> {
     // each as far as it goes, whatever becomes of the others
     let replicas = give_replicas_back(context, key, object).await;
-    let slices = match apply::has_slice(context, key) {
-        true => empty_slices(context, key, object, slice_port(context, key), now).await,
-        false => Ok(()),
-    };
+    // those that are emptied keep their port; without any there is none
+    let port = gateways::slice_port(&context.stores.slices, key);
+    let slices = empty_slices(context, key, object, port, now).await;
     let labels = remove_labels(context, key, object).await;
     replicas.and(slices).and(labels)
-}
-
-/// The port that the slices have: one that is emptied keeps it.
-fn slice_port(context: &Context, key: &Key) -> Option<u16> {
-    crate::gateways::slice_port(&context.stores.slices, key)
 }
 
 /// Gives a target the replicas that it had. One that had none keeps those that it has: somebody may want
@@ -116,7 +111,7 @@ async fn give_replicas_back(
             return Err(ApiError::NotScalable { why });
         }
     };
-    let api = apply::api(&context.client, &key.namespace, &resource);
+    let api = target::api(&context.client, &key.namespace, &resource);
     let found = with_timeout("get target", api.get_metadata_opt(&reference.name)).await?;
     let is_it = found.is_some_and(|found| found.metadata.uid.as_deref() == Some(uid.as_str()));
     if !is_it {

@@ -94,17 +94,9 @@ pub(super) fn front(
             why,
         ));
     }
-    let given = spec.ip_families.as_ref();
-    let is_given = |family: &Family| {
-        given.is_some_and(|given| given.iter().any(|each| each == family.as_str()))
-    };
-    let families = match given {
-        None => vec![Family::Ipv4],
-        Some(_) => Family::ALL.into_iter().filter(is_given).collect(),
-    };
     Ok(FrontService {
         port_name: port.name.clone(),
-        families,
+        families: Family::of(spec),
         selects_serving: selector
             .get(SERVING_LABEL)
             .is_some_and(|value| value == "true"),

@@ -30,7 +30,7 @@ pub(crate) struct ScaleTarget {
 
 impl ScaleTarget {
     pub(super) fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(client.clone(), namespace, &self.resource)
+        api(client, namespace, &self.resource)
     }
 
     /// The Service by which requests come and wake it.
@@ -42,6 +42,11 @@ impl ScaleTarget {
     pub(crate) fn drains_by_label(&self) -> bool {
         self.front().is_some_and(|front| front.selects_serving)
     }
+}
+
+/// The objects of a kind in a namespace.
+pub(super) fn api(client: &Client, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, resource)
 }
 
 /// Whether it is on record what the target of an InferenceDeployment gets back.
