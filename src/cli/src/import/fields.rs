@@ -276,7 +276,8 @@ mod tests {
         /// However much of an object is taken: each field is used or reported, and none is both.
         #[test]
         fn each_field_is_used_or_reported(
-            names in prop::collection::btree_map("[a-z]{1,6}", any::<bool>(), 0..20),
+            // No name of these letters is one of `SECRET_NAMES`, whose values are not shown.
+            names in prop::collection::btree_map("[a-f]{1,6}", any::<bool>(), 0..20),
         ) {
             let report = Report::default();
             let value: Map<String, Value> =
