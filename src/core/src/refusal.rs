@@ -33,6 +33,10 @@ pub enum RefusalReason {
     BodyIncomplete,
     /// The body of the request did not arrive in time.
     BodyTimeout,
+    /// The request asks for a tunnel, which no service has.
+    MethodNotAllowed,
+    /// The request has several `Host` headers, or one that is no host.
+    InvalidHost,
     /// The gateway shuts down.
     GatewayShutdown,
     /// Replicas broke the connection before they answered.
@@ -52,7 +56,7 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::BudgetExhausted,
         Self::PriceUnknown,
         Self::StartFailed,
@@ -65,6 +69,8 @@ impl RefusalReason {
         Self::BodyTooLarge,
         Self::BodyIncomplete,
         Self::BodyTimeout,
+        Self::MethodNotAllowed,
+        Self::InvalidHost,
         Self::GatewayShutdown,
         Self::ReplicaFailed,
         Self::NoModelNeeded,
@@ -89,6 +95,8 @@ impl RefusalReason {
             Self::BodyTooLarge => "BodyTooLarge",
             Self::BodyIncomplete => "BodyIncomplete",
             Self::BodyTimeout => "BodyTimeout",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::InvalidHost => "InvalidHost",
             Self::GatewayShutdown => "GatewayShutdown",
             Self::ReplicaFailed => "ReplicaFailed",
             Self::NoModelNeeded => "NoModelNeeded",

@@ -100,6 +100,15 @@ impl HttpForm {
             RefusalReason::BodyIncomplete => {
                 invalid(StatusCode::BAD_REQUEST, "bad_body", 1, "bad_request")
             }
+            RefusalReason::MethodNotAllowed => invalid(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                60,
+                "bad_request",
+            ),
+            RefusalReason::InvalidHost => {
+                invalid(StatusCode::BAD_REQUEST, "invalid_host", 60, "bad_request")
+            }
             RefusalReason::BodyTimeout => invalid(
                 StatusCode::REQUEST_TIMEOUT,
                 "request_timeout",
@@ -260,6 +269,15 @@ impl Refusal {
         Self::new(RefusalReason::BodyTimeout, message)
     }
 
+    pub(crate) fn connect_not_allowed() -> Self {
+        let message = "the request asks for a tunnel (CONNECT), which no service has";
+        Self::new(RefusalReason::MethodNotAllowed, message)
+    }
+
+    pub(crate) fn invalid_host(why: impl std::fmt::Display) -> Self {
+        Self::new(RefusalReason::InvalidHost, format!("the request {why}"))
+    }
+
     /// `connect_error` is the last error of connecting to a replica.
     pub(crate) fn gateway_shutdown(connect_error: Option<&str>) -> Self {
         let message = match connect_error {
@@ -363,6 +381,8 @@ mod tests {
             (413, "invalid_request_error", "request_too_large", "60", "bad_request"),
             (400, "invalid_request_error", "bad_body", "1", "bad_request"),
             (408, "invalid_request_error", "request_timeout", "1", "bad_request"),
+            (405, "invalid_request_error", "method_not_allowed", "60", "bad_request"),
+            (400, "invalid_request_error", "invalid_host", "60", "bad_request"),
             (503, "server_error", "gateway_leaving", "1", "leaving"),
             (502, "server_error", "replica_failed", "1", "upstream"),
             (503, "server_error", "no_replica", "10", "no_replica"),

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bursar_core::refusal::RefusalReason;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -264,6 +265,10 @@ impl Shared {
         parts: &http::request::Parts,
         body: &mut Option<Incoming>,
     ) -> Result<Answer, Refusal> {
+        if parts.method == Method::CONNECT {
+            return Err(Refusal::connect_not_allowed());
+        }
+        check_host(&parts.headers)?;
         let mut held = self.hold_queue.admit(service, peer.ip()).await?;
         held.check_wakes(parts)?;
         let has_replica = held.has_replica();
@@ -373,6 +378,26 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// Refuses what servers may understand differently: several hosts, or one that is none (RFC 9112,
+/// section 3.2). The proxy before the gateway may have chosen the service by another one than the
+/// replica reads.
+fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else {
+        return Ok(());
+    };
+    let further = hosts.count();
+    if further > 0 {
+        let count = 1 + further;
+        return Err(Refusal::invalid_host(format!("has {count} Host headers")));
+    }
+    // it may be empty
+    match host.is_empty() || Authority::try_from(host.as_bytes()).is_ok() {
+        true => Ok(()),
+        false => Err(Refusal::invalid_host("has a Host header that is no host")),
     }
 }
 

@@ -67,6 +67,49 @@ async fn no_client_takes_off_what_a_proxy_says_of_it_and_the_gateway_adds_its_ad
 }
 
 #[tokio::test]
+async fn a_request_of_several_hosts_or_of_none_that_is_one_reaches_no_replica() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (address, seen) = noting_replica().await;
+    gateway.set_replica(Some(address));
+    for (hosts, why) in [
+        ("host: chat\r\nhost: other\r\n", "2 Host headers"),
+        ("host: chat\r\nhost: chat\r\n", "2 Host headers"),
+        ("host: a b\r\n", "no host"),
+        ("host: a/b\r\n", "no host"),
+    ] {
+        let request = format!("GET /v1/x HTTP/1.1\r\n{hosts}\r\n");
+        let answer = send(gateway.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{hosts:?}: {answer}");
+        assert!(
+            answer.contains(why) && answer.contains("invalid_host"),
+            "{answer}"
+        );
+    }
+    assert!(seen.lock().unwrap().is_empty());
+    for host in [
+        "host: chat.ns.svc:8000\r\n",
+        "host: [::1]:80\r\n",
+        "host:\r\n",
+        "",
+    ] {
+        let request = format!("GET /v1/x HTTP/1.1\r\n{host}\r\n");
+        let answer = send(gateway.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn no_client_gets_a_tunnel_to_a_replica() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (address, seen) = noting_replica().await;
+    gateway.set_replica(Some(address));
+    let request = b"CONNECT chat:80 HTTP/1.1\r\nhost: chat\r\n\r\n";
+    let answer = send(gateway.address, request).await;
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn trailers_of_a_request_reach_the_replica_whether_it_was_held_or_not() {
     let mut gateway = TestGateway::new(json!({})).await;
     let (address, seen) = noting_replica().await;

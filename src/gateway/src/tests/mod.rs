@@ -2,6 +2,7 @@
 
 mod callers;
 mod cold_start;
+mod fuzz;
 mod headers;
 mod holding;
 mod kept;
@@ -11,6 +12,7 @@ mod replicas;
 mod shares;
 mod shutdown;
 mod stalls;
+mod strict_http;
 mod uploads;
 
 use std::net::SocketAddr;
