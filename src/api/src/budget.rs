@@ -50,8 +50,8 @@ use crate::quantities::{
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(
-        name = "Exhausted",
-        type_ = "date",
+        name = "Exhausts-At",
+        type_ = "string",
         json_path = ".status.exhaustionTime",
         description = "when it will be exhausted",
         priority = 1
@@ -77,7 +77,7 @@ pub struct BudgetPolicySpec {
     pub limit: String,
     /// The period, in the accounting time zone.
     pub period: Period,
-    /// The action when the limit is spent.
+    /// The action when what is spent and what stopping would cost reach the limit.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
     /// What happens then to GPU pods of the namespace that no workload of Bursar made.
@@ -250,7 +250,7 @@ pub struct BudgetTerms {
     pub limit: String,
     /// The period.
     pub period: Period,
-    /// The action when the limit is spent.
+    /// The action when what is spent and what stopping would cost reach the limit.
     pub on_exhausted: OnExhausted,
     /// What happens then to GPU pods that no workload of Bursar made.
     #[serde(default, skip_serializing_if = "Option::is_none")]

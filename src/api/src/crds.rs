@@ -1,12 +1,13 @@
 //! The CustomResourceDefinitions, generated from the types.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps,
-};
-use kube::CustomResourceExt;
+mod descriptions;
 
+use self::descriptions::described;
 use crate::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps,
 };
 
 /// Bounds that let the API server estimate the cost of a rule.
@@ -21,12 +22,12 @@ const MAX_PORT: f64 = 65_535.0;
 /// All of them.
 pub fn all() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![
-        BudgetPolicy::crd(),
-        InferenceDeployment::crd(),
-        PriceList::crd(),
-        SpendCorrection::crd(),
-        SpendRecord::crd(),
-        TrainingJob::crd(),
+        described::<BudgetPolicy>(),
+        described::<InferenceDeployment>(),
+        described::<PriceList>(),
+        described::<SpendCorrection>(),
+        described::<SpendRecord>(),
+        described::<TrainingJob>(),
     ];
     for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         let schema = version

@@ -69,3 +69,66 @@ fn templates_take_no_longer_grace_than_budgets_keep_in_reserve() {
         }
     }
 }
+
+#[test]
+fn each_kind_is_described_in_a_sentence_of_its_own() {
+    for crd in crds::all() {
+        let schema = serde_json::to_value(&crd).unwrap();
+        let root = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let text = root["description"].as_str().unwrap_or_default();
+        let (kind, spec) = (&crd.spec.names.kind, &root["properties"]["spec"]);
+        assert!(text.len() > 40, "{kind}: {text:?}");
+        assert_eq!(text, spec["description"].as_str().unwrap(), "{kind}");
+    }
+}
+
+/// Pod templates and selectors are Kubernetes' own, and days of the week need no words.
+fn needs_words(path: &str) -> bool {
+    !["template", "Selector", ".days"]
+        .iter()
+        .any(|known| path.contains(known))
+}
+
+#[test]
+fn each_value_of_a_field_says_what_it_means() {
+    let (mut fields, mut unsaid) = (0, Vec::new());
+    for crd in crds::all() {
+        let schema = serde_json::to_value(&crd).unwrap();
+        let root = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut rest = vec![(crd.spec.names.kind.clone(), root)];
+        while let Some((path, schema)) = rest.pop() {
+            let text = schema["description"].as_str().unwrap_or_default();
+            for value in schema["enum"].as_array().into_iter().flatten() {
+                let Some(value) = value.as_str() else {
+                    continue;
+                };
+                let is_said = text.contains(&format!(" - `{value:?}` "));
+                if !is_said && needs_words(&path) {
+                    unsaid.push(format!("{path}: {value}"));
+                }
+                fields += 1;
+            }
+            let properties = schema["properties"].as_object().into_iter().flatten();
+            rest.extend(properties.map(|(name, schema)| (format!("{path}.{name}"), schema)));
+            let inner = ["items", "additionalProperties"].into_iter();
+            let inner = inner.filter_map(|name| schema.get(name));
+            rest.extend(inner.map(|schema| (path.clone(), schema)));
+        }
+    }
+    assert_eq!(unsaid, [""; 0]);
+    assert!(fields > 50, "{fields} values");
+}
+
+/// The API server prints how long ago a `date` was: of one that lies ahead it prints `<invalid>`.
+#[test]
+fn columns_of_dates_are_of_times_that_are_over() {
+    for crd in crds::all() {
+        for version in &crd.spec.versions {
+            let dates = version.additional_printer_columns.iter().flatten();
+            for column in dates.filter(|column| column.type_ == "date") {
+                let is_over = column.json_path == ".metadata.creationTimestamp";
+                assert!(is_over, "{}: {}", crd.spec.names.kind, column.json_path);
+            }
+        }
+    }
+}

@@ -74,7 +74,7 @@ pub struct MetricNames {
     #[schemars(schema_with = "alternatives")]
     pub running: Vec<String>,
     /// Counter of the time that requests took, for engines without a gauge of those that run: its growth
-    /// is their mean number in the last ten seconds.
+    /// is their mean number over the time of three requests, from ten seconds to five minutes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "alternatives")]
     pub request_time: Vec<String>,
