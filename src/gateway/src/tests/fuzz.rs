@@ -30,6 +30,22 @@ async fn exchange(gateway: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     answer.unwrap_or_else(|_| unreachable!("no end of {:?}", String::from_utf8_lossy(bytes)))
 }
 
+/// What each of these requests is answered, in their order.
+async fn exchange_all(gateway: SocketAddr, requests: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let exchanges = requests.iter().enumerate();
+    let exchanges = exchanges.map(|(index, request)| async move {
+        let answer = exchange(gateway, request).await;
+        (index, answer)
+    });
+    // one that is never complete does not keep the next ones from beginning
+    let mut answers: Vec<_> = futures::stream::iter(exchanges)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    answers.sort_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
 /// Changes some places of a message: bytes, lines and pieces that other readers fell over.
 fn mutate(random: &mut fastrand::Rng, bytes: &mut Vec<u8>, pieces: &[&[u8]]) {
     for _ in 0..random.usize(0..4) {
@@ -108,12 +124,7 @@ async fn strict_replica() -> (SocketAddr, Arc<Mutex<Received>>) {
     let (listener, address) = replica_listener().await;
     let received = Arc::new(Mutex::new(Received::default()));
     let noted = received.clone();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(receive(stream, noted.clone()));
-        }
-    });
+    serve_connections(listener, move |stream| receive(stream, noted.clone()));
     (address, received)
 }
 
@@ -183,15 +194,7 @@ async fn whatever_clients_send_a_replica_gets_whole_requests_and_one_for_each_co
             bytes
         })
         .collect();
-    let address = gateway.address;
-    let answers: Vec<(Vec<u8>, Vec<u8>)> = futures::stream::iter(requests)
-        .map(|request| async move {
-            let answer = exchange(address, &request).await;
-            (request, answer)
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
+    let answers = exchange_all(gateway.address, &requests).await;
     gateway.wait_until_idle().await;
 
     assert!(complete(gateway.address).await.contains("200 OK"));
@@ -199,7 +202,7 @@ async fn whatever_clients_send_a_replica_gets_whole_requests_and_one_for_each_co
     let received = received.lock().unwrap();
     assert_eq!(received.problems, [""; 0], "BURSAR_SEED={}", seed());
     let mut served = 0;
-    for (request, answer) in &answers {
+    for (request, answer) in requests.iter().zip(&answers) {
         let problem = problem_of_response(answer);
         let (request, answer) = (
             String::from_utf8_lossy(request),
@@ -220,9 +223,9 @@ async fn whatever_clients_send_a_replica_gets_whole_requests_and_one_for_each_co
     }
     // of several requests in the bytes of one client, only the first one is sent
     let is_hidden = |request: &Message| request.start.contains("smuggled");
-    let first_lines = answers
+    let first_lines = requests
         .iter()
-        .map(|(request, _)| request.split(|byte| *byte == b'\n'));
+        .map(|request| request.split(|byte| *byte == b'\n'));
     let first_lines = first_lines.filter_map(|mut lines| lines.find(|line| line.len() > 1));
     let seen = received
         .requests
@@ -237,6 +240,10 @@ async fn whatever_clients_send_a_replica_gets_whole_requests_and_one_for_each_co
 fn assert_share(served: usize) {
     let share = served * 100 / EXCHANGES;
     assert!((20..90).contains(&share), "{share} % are served");
+}
+
+fn request_of(number: usize) -> Vec<u8> {
+    format!("GET /{number} HTTP/1.1\r\nhost: chat\r\n\r\n").into_bytes()
 }
 
 /// The number of an exchange stands in its path and in each part of its answer.
@@ -283,11 +290,8 @@ async fn odd_replicas(answers: Vec<Vec<u8>>) -> Vec<SocketAddr> {
         let (listener, address) = replica_listener().await;
         addresses.push(address);
         let answers = answers.clone();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(answer_oddly(stream, answers.clone()));
-            }
+        serve_connections(listener, move |stream| {
+            answer_oddly(stream, answers.clone())
         });
     }
     addresses
@@ -349,19 +353,12 @@ async fn whatever_replicas_send_a_client_gets_one_response_and_it_is_its_own() {
         })
         .collect();
     gateway.set_replicas(&odd_replicas(answers.clone()).await);
-    let address = gateway.address;
-    let received: Vec<(usize, Vec<u8>)> = futures::stream::iter(0..EXCHANGES)
-        .map(|number| async move {
-            let request = format!("GET /{number} HTTP/1.1\r\nhost: chat\r\n\r\n");
-            (number, exchange(address, request.as_bytes()).await)
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
+    let requests: Vec<Vec<u8>> = (0..EXCHANGES).map(request_of).collect();
+    let received = exchange_all(gateway.address, &requests).await;
     gateway.wait_until_idle().await;
 
     let mut served = 0;
-    for (number, response) in received {
+    for (number, response) in received.into_iter().enumerate() {
         let text = String::from_utf8_lossy(&response).into_owned();
         let sent = &answers[number];
         let context = || format!("{:?} became {text:?}", String::from_utf8_lossy(sent));
@@ -387,7 +384,6 @@ async fn whatever_replicas_send_a_client_gets_one_response_and_it_is_its_own() {
         }
     }
     assert_share(served);
-    let request = format!("GET /{EXCHANGES} HTTP/1.1\r\nhost: chat\r\n\r\n");
-    let last = exchange(gateway.address, request.as_bytes()).await;
+    let last = exchange(gateway.address, &request_of(EXCHANGES)).await;
     assert!(String::from_utf8_lossy(&last).contains("200 OK"));
 }

@@ -19,22 +19,21 @@ async fn noting_replica() -> (SocketAddr, Seen) {
     let (listener, address) = replica_listener().await;
     let seen = Seen::default();
     let noted = seen.clone();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
+    serve_connections(listener, move |stream| {
+        let noted = noted.clone();
+        let service = service_fn(move |request: http::Request<Incoming>| {
             let noted = noted.clone();
-            let service = service_fn(move |request: http::Request<Incoming>| {
-                let noted = noted.clone();
-                async move {
-                    let (parts, body) = request.into_parts();
-                    let trailers = body.collect().await?.trailers().cloned();
-                    noted.lock().unwrap().push((parts.headers, trailers));
-                    Ok::<_, hyper::Error>(http::Response::new(Full::new(Bytes::from("ok"))))
-                }
-            });
-            let connection = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
-        }
+            async move {
+                let (parts, body) = request.into_parts();
+                let trailers = body.collect().await?.trailers().cloned();
+                noted.lock().unwrap().push((parts.headers, trailers));
+                Ok::<_, hyper::Error>(http::Response::new(Full::new(Bytes::from("ok"))))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new();
+        let connection = connection.serve_connection(TokioIo::new(stream), service);
+        // a gateway may leave in the middle
+        async move { _ = connection.await }
     });
     (address, seen)
 }

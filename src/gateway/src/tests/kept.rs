@@ -36,16 +36,11 @@ impl KeptClient {
 /// A replica that answers `ok`.
 async fn replica() -> SocketAddr {
     let (listener, address) = replica_listener().await;
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                while read_next_request(&mut stream).await.is_some() {
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                    stream.get_mut().write_all(answer).await.unwrap();
-                }
-            });
+    serve_connections(listener, |stream| async move {
+        let mut stream = BufReader::new(stream);
+        while read_next_request(&mut stream).await.is_some() {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.get_mut().write_all(answer).await.unwrap();
         }
     });
     address

@@ -142,18 +142,13 @@ async fn a_replica_that_never_begins_its_answer_ends_with_504() {
 /// A replica that sends without end.
 async fn endless_replica() -> SocketAddr {
     let (listener, address) = replica_listener().await;
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                read_next_request(&mut stream).await;
-                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
-                let mut sent = stream.get_mut().write_all(head).await;
-                while sent.is_ok() {
-                    sent = stream.get_mut().write_all(&[b'x'; 65_536]).await;
-                }
-            });
+    serve_connections(listener, |stream| async move {
+        let mut stream = BufReader::new(stream);
+        read_next_request(&mut stream).await;
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+        let mut sent = stream.get_mut().write_all(head).await;
+        while sent.is_ok() {
+            sent = stream.get_mut().write_all(&[b'x'; 65_536]).await;
         }
     });
     address

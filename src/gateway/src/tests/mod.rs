@@ -256,27 +256,37 @@ async fn replica_listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Answers every request with its number.
-fn answer_all(listener: TcpListener) {
+/// Serves each connection to a replica.
+fn serve_connections<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     tokio::spawn(async move {
-        let numbers = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let numbers = numbers.clone();
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                while read_next_request(&mut stream).await.is_some() {
-                    let number = numbers.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    let body = format!("number {number}");
-                    let answer = format!(
-                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
-                        body.len()
-                    );
-                    if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
+            tokio::spawn(serve(stream));
+        }
+    });
+}
+
+/// Answers every request with its number.
+fn answer_all(listener: TcpListener) {
+    let numbers = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    serve_connections(listener, move |stream| {
+        let numbers = numbers.clone();
+        async move {
+            let mut stream = BufReader::new(stream);
+            while read_next_request(&mut stream).await.is_some() {
+                let number = numbers.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let body = format!("number {number}");
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+                    return;
                 }
-            });
+            }
         }
     });
 }

@@ -11,28 +11,23 @@ use super::*;
 /// A replica that answers `/endless` without end and all else with twenty chunks, one every 100 ms.
 async fn two_kinds_of_answers() -> SocketAddr {
     let (listener, address) = replica_listener().await;
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                let head = read_next_request(&mut stream).await.unwrap_or_default();
-                let start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-                let mut sent = stream.get_mut().write_all(start).await;
-                if head.starts_with("POST /endless") {
-                    let chunk = format!("10000\r\n{}\r\n", "x".repeat(65_536));
-                    while sent.is_ok() {
-                        sent = stream.get_mut().write_all(chunk.as_bytes()).await;
-                    }
-                    return;
-                }
-                for _ in 0..20 {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    let _ = stream.get_mut().write_all(b"4\r\none\n\r\n").await;
-                }
-                let _ = stream.get_mut().write_all(b"0\r\n\r\n").await;
-            });
+    serve_connections(listener, |stream| async move {
+        let mut stream = BufReader::new(stream);
+        let head = read_next_request(&mut stream).await.unwrap_or_default();
+        let start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut sent = stream.get_mut().write_all(start).await;
+        if head.starts_with("POST /endless") {
+            let chunk = format!("10000\r\n{}\r\n", "x".repeat(65_536));
+            while sent.is_ok() {
+                sent = stream.get_mut().write_all(chunk.as_bytes()).await;
+            }
+            return;
         }
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = stream.get_mut().write_all(b"4\r\none\n\r\n").await;
+        }
+        let _ = stream.get_mut().write_all(b"0\r\n\r\n").await;
     });
     address
 }

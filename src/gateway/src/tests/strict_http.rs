@@ -25,7 +25,7 @@ impl Message {
 
     /// The status of a response.
     pub(super) fn status(&self) -> Option<u16> {
-        self.start.split(' ').nth(1)?.parse().ok()
+        status(&self.start).parse().ok()
     }
 }
 
@@ -93,9 +93,7 @@ fn check_start(line: &str, side: Side) -> Result<(), ReadError> {
 
 fn header(line: &str) -> Result<(String, String), ReadError> {
     let (name, value) = line.split_once(':').unwrap_or(("", line));
-    let is_right =
-        is_token(name) && !value.contains(|is: char| is.is_ascii_control() && is != '\t');
-    match is_right {
+    match is_token(name) && !has_control(value) {
         true => Ok((
             name.to_ascii_lowercase(),
             value.trim_matches([' ', '\t']).to_owned(),
@@ -133,8 +131,12 @@ fn body(
     }
 }
 
+fn status(status_line: &str) -> &str {
+    status_line.split(' ').nth(1).unwrap_or_default()
+}
+
 fn has_body(status_line: &str) -> bool {
-    let status = status_line.split(' ').nth(1).unwrap_or_default();
+    let status = status(status_line);
     !status.starts_with('1') && !["204", "304"].contains(&status)
 }
 
