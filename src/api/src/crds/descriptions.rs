@@ -23,11 +23,11 @@ where
             continue;
         };
         if let Some(spec) = super::property(root, "spec") {
-            describe_values(spec, &as_written::<K::Spec>());
+            describe_values(spec, &raw_schema::<K::Spec>());
             root.description = spec.description.clone();
         }
         if let Some(status) = super::property(root, "status") {
-            describe_values(status, &as_written::<K::Status>());
+            describe_values(status, &raw_schema::<K::Status>());
         }
     }
     crd
@@ -35,16 +35,16 @@ where
 
 /// The schema of a type before it is made structural, which joins the values of an enumeration and
 /// drops their descriptions.
-fn as_written<T: JsonSchema>() -> Value {
+fn raw_schema<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<T>().into()
 }
 
 /// Adds what each value means to the descriptions of all fields that have a list of values, in the form
 /// that Kubernetes' own fields have it.
-fn describe_values(schema: &mut JSONSchemaProps, written: &Value) {
+fn describe_values(schema: &mut JSONSchemaProps, raw: &Value) {
     if schema.enum_.is_some() {
-        let values = alternatives(written).filter_map(|value| {
+        let values = alternatives(raw).filter_map(|value| {
             let [Value::String(name)] = value["enum"].as_array()?.as_slice() else {
                 return None;
             };
@@ -60,17 +60,22 @@ fn describe_values(schema: &mut JSONSchemaProps, written: &Value) {
         }
     }
     for (name, property) in schema.properties.iter_mut().flatten() {
-        let found = alternatives(written).find_map(|schema| schema["properties"].get(name));
-        describe_values(property, found.unwrap_or(&Value::Null));
+        describe_values(property, part(raw, &["properties", name]));
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        let found = alternatives(written).find_map(|schema| schema.get("items"));
-        describe_values(items, found.unwrap_or(&Value::Null));
+        describe_values(items, part(raw, &["items"]));
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        let found = alternatives(written).find_map(|schema| schema.get("additionalProperties"));
-        describe_values(values, found.unwrap_or(&Value::Null));
+        describe_values(values, part(raw, &["additionalProperties"]));
     }
+}
+
+/// What one of a schema's [`alternatives`] has under this path; null if none has it.
+fn part<'a>(schema: &'a Value, path: &[&str]) -> &'a Value {
+    let at_path = |schema: &'a Value| path.iter().try_fold(schema, |value, name| value.get(name));
+    alternatives(schema)
+        .find_map(at_path)
+        .unwrap_or(&Value::Null)
 }
 
 /// A schema, and those that it consists of: an optional field is its type or null, an enumeration one of
