@@ -51,6 +51,7 @@ mod simulated_nodes;
 mod template;
 pub mod tools;
 pub mod traffic;
+mod unpacked;
 
 pub use access::Access;
 pub use cluster::{Cluster, Lifetime, Options};

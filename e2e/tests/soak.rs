@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         nodes: Vec::new(),
         gang_scheduling: false,
         images: Images::Built,
+        setup: None,
         scenarios: vec![Scenario::without_cluster(
             "a_held_request_reaches_the_deployment_within_the_demos_limit",
             15,

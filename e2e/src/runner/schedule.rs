@@ -31,6 +31,7 @@ const SUITES_PER_CORE: usize = 2;
 pub(super) struct Chosen {
     pub(super) suite: &'static str,
     pub(super) images: Images,
+    pub(super) setup: Option<fn() -> Result<()>>,
     pub(super) boots: bool,
     pub(super) scenarios: Vec<&'static str>,
 }
@@ -121,6 +122,9 @@ fn log(suite: &str) -> Result<PathBuf> {
 
 /// Runs the process of a suite to its end, and says how it ended.
 fn run_suite(chosen: &Chosen, programs: Option<&str>, results: &Results) -> Result<String> {
+    if let Some(setup) = chosen.setup {
+        setup()?;
+    }
     let path = log(chosen.suite)?;
     let file = fs::File::create(&path).while_(|| format!("creating {}", path.display()))?;
     // the file itself may have been written anew since

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::{User, make_directory, unpacked::Unpacked, write_file};
+use super::{User, make_directory, write_file};
 use crate::{
     error::{Error, Result},
     process,
+    unpacked::Unpacked,
 };
 
 /// Jars of `kafka_2.13` and of `kafka-tools` with what they need to serve, produce and commit: a hash and a path in a line.
@@ -121,7 +122,7 @@ pub fn commit(address: &str, port: u16, group: &str, topic: &str, offset: u64) -
 
 /// A program of Kafka.
 fn java(class: &str) -> Result<Command> {
-    let jars = Unpacked::make("kafka", download)?;
+    let jars = Unpacked::make("servers", "kafka", download)?;
     // Debian's default has the version of the release
     let java = Unpacked::packages("java", &["default-jre-headless"])?;
     let mut command = java.command(JAVA);

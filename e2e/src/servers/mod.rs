@@ -2,7 +2,6 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`unpacked`] | Debian packages that are unpacked and not installed |
 //! | [`redis`] | Redis, its sentinels and clusters |
 //! | [`rabbitmq`] | RabbitMQ with its management API |
 //! | [`nats`] | NATS with JetStream |
@@ -18,14 +17,16 @@ pub mod nats;
 pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
-mod unpacked;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use crate::error::{Result, While};
+use crate::{
+    error::{Result, While},
+    unpacked::make_directory,
+};
 
 /// A user with a password.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +46,6 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
-}
-
-/// Makes a directory of a server in `parent`.
-fn make_directory(parent: &Path, name: &str) -> Result<PathBuf> {
-    let directory = parent.join(name);
-    fs::create_dir_all(&directory).while_(|| format!("creating {}", directory.display()))?;
-    Ok(directory)
 }
 
 /// Writes a file of a server's configuration.

@@ -2,8 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-use super::{TlsFiles, User, make_directory, unpacked::Unpacked, write_file};
-use crate::error::Result;
+use super::{TlsFiles, User, make_directory, write_file};
+use crate::{error::Result, unpacked::Unpacked};
 
 /// A server with JetStream. With `user` all clients must be that one.
 ///

@@ -2,8 +2,8 @@
 
 use std::{fmt::Write, path::Path, process::Command};
 
-use super::{make_directory, unpacked::Unpacked, write_file};
-use crate::error::Result;
+use super::{make_directory, write_file};
+use crate::{error::Result, unpacked::Unpacked};
 
 /// A page of metrics that is read once a second.
 #[derive(Debug, Clone, Copy)]

@@ -2,8 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-use super::{User, make_directory, unpacked::Unpacked, write_file};
-use crate::error::Result;
+use super::{User, make_directory, write_file};
+use crate::{error::Result, unpacked::Unpacked};
 
 /// The ports of a server; the last two are its own business and nobody else's.
 #[derive(Debug, Clone, Copy)]

@@ -2,8 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-use super::{TlsFiles, make_directory, unpacked::Unpacked, write_file};
-use crate::error::Result;
+use super::{TlsFiles, make_directory, write_file};
+use crate::{error::Result, unpacked::Unpacked};
 
 /// How a server serves.
 #[derive(Debug, Clone, Copy, Default)]

@@ -23,6 +23,7 @@ pub(crate) fn suite() -> Suite {
         nodes: Vec::new(),
         gang_scheduling: false,
         images: Images::Built,
+        setup: None,
         scenarios: vec![
             Scenario::without_cluster(
                 "version_1_0_passes_the_validator_and_a_broken_file_does_not",

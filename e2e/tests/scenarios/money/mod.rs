@@ -24,6 +24,7 @@ pub(crate) fn suite() -> Suite {
         ],
         gang_scheduling: false,
         images: Images::Loaded,
+        setup: None,
         scenarios: vec![
             Scenario::new(
                 "prices_and_labels_that_come_late_count_from_the_start",

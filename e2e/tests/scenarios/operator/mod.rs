@@ -32,6 +32,7 @@ pub(crate) fn suites() -> [Suite; 7] {
         nodes: vec![NodeOptions::h100(8)],
         gang_scheduling: false,
         images: Images::Loaded,
+        setup: None,
         scenarios,
     };
     [

@@ -16,11 +16,14 @@ use crate::{
 
 /// For a slow mirror.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(10 * 60);
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// A machine that is busy with other builds and tests has stopped one package for more than a minute.
+const COMMAND_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// Begins the name of a directory that is not complete.
 const UNFINISHED: &str = ".unpacking-";
 /// Begins the lines of packages in what `apt-get --simulate install` writes.
 const TO_INSTALL: &str = "Inst ";
+/// With it apt takes the machine for one without any package.
+const NOTHING_INSTALLED: [&str; 2] = ["-o", "Dir::State::status=/dev/null"];
 /// Directories of packages that are below `/usr` on the machine.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// The directories that programs find the packages' files in.
@@ -33,45 +36,74 @@ exec "$@""#;
 
 /// Files in the cache, as they would be below `/`.
 #[derive(Debug)]
-pub(super) struct Unpacked {
+pub(crate) struct Unpacked {
     root: PathBuf,
 }
 
+/// Which dependencies of packages are unpacked with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dependencies {
+    /// Those that are not installed: the others are found on the machine.
+    NotInstalled,
+    /// All of them, down to the C library.
+    All,
+}
+
 impl Unpacked {
-    /// Makes `NAME` in the cache unless it is there: `fill` gets its directory, which is empty.
-    pub(super) fn make(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
-        let servers = super::make_directory(&cache::directory()?, "servers")?;
-        let root = servers.join(name);
+    /// Makes `FOLDER/NAME` in the cache unless it is there: `fill` gets its directory, which is empty.
+    pub(crate) fn make(
+        folder: &str,
+        name: &str,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
+        let folder = make_directory(&cache::directory()?, folder)?;
+        let root = folder.join(name);
         if root.exists() {
             return Ok(Self { root });
         }
         let _lock = cache::lock()?;
         // Another process may have done it while this one waited.
         if !root.exists() {
-            let unfinished = servers.join(format!("{UNFINISHED}{name}"));
+            let unfinished = folder.join(format!("{UNFINISHED}{name}"));
             if unfinished.exists() {
                 fs::remove_dir_all(&unfinished)
                     .while_(|| format!("removing {}", unfinished.display()))?;
             }
-            super::make_directory(&servers, &format!("{UNFINISHED}{name}"))?;
+            make_directory(&folder, &format!("{UNFINISHED}{name}"))?;
             fill(&unfinished)?;
             fs::rename(&unfinished, &root).while_(|| format!("finishing {}", root.display()))?;
         }
         Ok(Self { root })
     }
 
-    /// Unpacks Debian packages, and those of their dependencies that are not installed.
-    pub(super) fn packages(name: &str, packages: &[&str]) -> Result<Self> {
-        Self::make(name, |root| unpack(packages, root))
+    /// Unpacks the Debian packages of a server, and those of their dependencies that are not installed.
+    pub(crate) fn packages(name: &str, packages: &[&str]) -> Result<Self> {
+        Self::make("servers", name, |root| {
+            unpack(packages, Dependencies::NotInstalled, root)
+        })
+    }
+
+    /// Unpacks Debian packages with all that they depend on, so that containers need nothing else below `/usr`; then `finish` adds
+    /// what an installation would have.
+    pub(crate) fn system(
+        folder: &str,
+        name: &str,
+        packages: &[&str],
+        finish: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
+        Self::make(folder, name, |root| {
+            unpack(packages, Dependencies::All, root)?;
+            finish(root)
+        })
     }
 
     /// The directory with the files.
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// A command that finds the files where they would be if they were installed. All processes that it starts end with it.
-    pub(super) fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("unshare");
         command
             .args([
@@ -90,20 +122,27 @@ impl Unpacked {
     }
 }
 
+/// Makes a directory in `parent`.
+pub(crate) fn make_directory(parent: &Path, name: &str) -> Result<PathBuf> {
+    let directory = parent.join(name);
+    fs::create_dir_all(&directory).while_(|| format!("creating {}", directory.display()))?;
+    Ok(directory)
+}
+
 /// Downloads packages with their dependencies, and unpacks them below `root`.
-fn unpack(packages: &[&str], root: &Path) -> Result<()> {
+fn unpack(packages: &[&str], dependencies: Dependencies, root: &Path) -> Result<()> {
     eprintln!(
         "setup: unpacking Debian's {} into the cache",
         packages.join(", ")
     );
-    let archives = super::make_directory(root, "archives")?;
-    if let Err(error) = download(packages, &archives) {
+    let archives = make_directory(root, "archives")?;
+    if let Err(error) = download(packages, dependencies, &archives) {
         // a fresh image has no package lists, and an old one names packages that are gone
         prerequisites::update_package_lists().map_err(|_| error)?;
-        download(packages, &archives)?;
+        download(packages, dependencies, &archives)?;
     }
     for directory in OVERLAID {
-        super::make_directory(root, directory)?;
+        make_directory(root, directory)?;
     }
     let entries = fs::read_dir(&archives).while_(|| format!("listing {}", archives.display()))?;
     for archive in entries {
@@ -118,7 +157,7 @@ fn unpack(packages: &[&str], root: &Path) -> Result<()> {
         .iter()
         .filter(|directory| root.join(directory).exists())
     {
-        let merged = super::make_directory(&root.join("usr"), directory)?;
+        let merged = make_directory(&root.join("usr"), directory)?;
         let mut copy = Command::new("cp");
         copy.arg("--archive")
             .args([&root.join(directory).join("."), &merged]);
@@ -127,9 +166,13 @@ fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     fs::remove_dir_all(&archives).while_(|| format!("removing {}", archives.display()))
 }
 
-fn download(packages: &[&str], directory: &Path) -> Result<()> {
+fn download(packages: &[&str], dependencies: Dependencies, directory: &Path) -> Result<()> {
+    let installed: &[&str] = match dependencies {
+        Dependencies::NotInstalled => &[],
+        Dependencies::All => &NOTHING_INSTALLED,
+    };
     let simulate = ["--simulate", "--no-install-recommends", "install"];
-    let mut simulate = prerequisites::apt_get(&[&simulate, packages].concat());
+    let mut simulate = prerequisites::apt_get(&[installed, &simulate, packages].concat());
     let output = process::run(&mut simulate, COMMAND_LIMIT)?;
     let names = to_install(&output.stdout);
     if names.is_empty() {
@@ -137,7 +180,7 @@ fn download(packages: &[&str], directory: &Path) -> Result<()> {
         return Ok(());
     }
     let as_root = ["-o", "APT::Sandbox::User=root", "download"];
-    let mut download = prerequisites::apt_get(&as_root);
+    let mut download = prerequisites::apt_get(&[installed, &as_root].concat());
     download.args(names).current_dir(directory);
     process::run(&mut download, DOWNLOAD_LIMIT).map(drop)
 }
