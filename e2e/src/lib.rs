@@ -15,6 +15,7 @@
 //! | [`oracle`] | charges and writes, recomputed from the audit log |
 //! | [`demo`] | what `cargo demo` shows |
 //! | [`servers`] | Redis, RabbitMQ, NATS, Prometheus and Kafka, unpacked into the cache |
+//! | [`frameworks`] | PyTorch, TensorFlow, JAX and Open MPI for pods, unpacked into the cache |
 //! | [`scale`] | hundreds of services on simulated nodes: writes, times and load |
 //! | [`runner`] | runs the scenarios of an end-to-end test binary against one cluster |
 //! | [`scenario`] | what scenarios share |
@@ -30,6 +31,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod demo;
 pub mod error;
+pub mod frameworks;
 pub mod growth;
 pub mod image;
 mod interrupt;

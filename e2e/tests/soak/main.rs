@@ -1,11 +1,13 @@
 //! What takes too long for `cargo test`, or needs a quiet machine: `cargo soak` runs it, one suite after the other.
 
+mod frameworks;
+
 use std::process::{Command, ExitCode};
 
 use bursar_e2e::runner::{self, Images, Scenario, ScenarioResult, Suite};
 
 fn main() -> ExitCode {
-    runner::run(&[Suite {
+    let demo_timing = Suite {
         name: "demo_timing",
         nodes: Vec::new(),
         gang_scheduling: false,
@@ -16,7 +18,8 @@ fn main() -> ExitCode {
             15,
             wake_up,
         )],
-    }])
+    };
+    runner::run(&[demo_timing, frameworks::suite()])
 }
 
 /// The demo prints how long a wake-up took at the median, and marks one above its limit. `cargo test` runs it next to other clusters,
