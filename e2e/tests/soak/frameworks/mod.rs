@@ -5,6 +5,7 @@ mod jax;
 mod mpi;
 mod pytorch;
 mod tensorflow;
+mod xgboost;
 
 use std::{
     fs,
@@ -63,6 +64,11 @@ pub(crate) fn suite() -> Suite {
                 mpi::mpich,
             ),
             Scenario::new("jax_processes_find_their_coordinator", 10, jax::gathers),
+            Scenario::new(
+                "xgboost_trains_on_dask_workers_that_find_their_scheduler",
+                10,
+                xgboost::trains,
+            ),
         ],
     }
 }
