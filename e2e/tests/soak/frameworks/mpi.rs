@@ -12,16 +12,14 @@ pub(super) fn open_mpi(cluster: &Cluster) -> ScenarioResult {
     reduces(&Bench::new(cluster, "open-mpi")?, &mpirun)
 }
 
+/// Hydra passes the launcher's variables on, also those of its place in the job, unless it is told which.
 pub(super) fn mpich(cluster: &Cluster) -> ScenarioResult {
-    let hydra = [
-        "mpiexec.hydra",
-        "-n",
-        "4",
-        "python3",
-        "/programs/mpich_allreduce.py",
-        "/data",
-    ];
-    reduces(&Bench::new(cluster, "mpich")?, &hydra)
+    let hydra = ["mpiexec.hydra", "-genvlist", "PATH", "-n", "4"];
+    let program = ["python3", "/programs/mpich_allreduce.py", "/data"];
+    reduces(
+        &Bench::new(cluster, "mpich")?,
+        &[&hydra[..], &program].concat(),
+    )
 }
 
 fn reduces(bench: &Bench, command: &[&str]) -> ScenarioResult {
