@@ -1,6 +1,7 @@
 //! TrainingJobs whose workers are the real frameworks, on CPUs: what Bursar writes into their pods is read by the programs that it is
 //! written for. Two nodes of two GPUs each, so that no gang of these tests fits on one.
 
+mod deepspeed;
 mod jax;
 mod mpi;
 mod pytorch;
@@ -62,6 +63,11 @@ pub(crate) fn suite() -> Suite {
                 "hydra_of_mpich_starts_a_process_on_each_worker",
                 10,
                 mpi::mpich,
+            ),
+            Scenario::new(
+                "deepspeed_starts_a_process_for_each_gpu_of_its_workers",
+                10,
+                deepspeed::trains,
             ),
             Scenario::new("jax_processes_find_their_coordinator", 10, jax::gathers),
             Scenario::new(
