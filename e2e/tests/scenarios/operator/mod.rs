@@ -9,6 +9,7 @@ mod careful;
 mod engines;
 mod evictions;
 mod faults;
+mod frameworks;
 mod gangs;
 mod growth;
 mod install;
@@ -94,6 +95,11 @@ fn budgets() -> Vec<Scenario> {
             "the_roles_of_a_gang_start_together_and_it_ends_with_the_last",
             4,
             roles::start_and_end_together,
+        ),
+        Scenario::new(
+            "what_frameworks_read_leads_to_the_workers_that_it_names",
+            3,
+            frameworks::environments_lead_to_workers,
         ),
         Scenario::new(
             "trouble_at_run_time_is_named_and_stops_nothing_else",
