@@ -104,7 +104,7 @@ impl PythonPackages {
     }
 }
 
-/// Unpacks all of it that the cache lacks: 700 MB to download, 3 GB on disk.
+/// Unpacks all of it that the cache lacks: 900 MB to download, 4 GB on disk.
 ///
 /// # Errors
 /// When something cannot be downloaded.
