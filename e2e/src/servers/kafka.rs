@@ -120,11 +120,22 @@ pub fn commit(address: &str, port: u16, group: &str, topic: &str, offset: u64) -
     Ok(command)
 }
 
+pub(super) struct Programs {
+    java: Unpacked,
+    jars: Unpacked,
+}
+
+pub(super) fn unpacked() -> Result<Programs> {
+    Ok(Programs {
+        // Debian's default has the version of the release
+        java: Unpacked::packages("java", &["default-jre-headless"])?,
+        jars: Unpacked::make("servers", "kafka", download)?,
+    })
+}
+
 /// A program of Kafka.
 fn java(class: &str) -> Result<Command> {
-    let jars = Unpacked::make("servers", "kafka", download)?;
-    // Debian's default has the version of the release
-    let java = Unpacked::packages("java", &["default-jre-headless"])?;
+    let Programs { java, jars } = unpacked()?;
     let mut command = java.command(JAVA);
     // small, and soon started
     command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]);

@@ -10,7 +10,7 @@
 //!
 //! Each function writes the configuration of a server into a directory, and returns the command that serves in the foreground
 //! until it is killed. All that it started ends with it. [`crate::program::Program::start`] runs it in a cluster. The first call
-//! for a server unpacks it.
+//! for a server unpacks it; [`setup`] does so for all of them, where there is a network.
 
 pub mod kafka;
 pub mod nats;
@@ -46,6 +46,19 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
+}
+
+/// Unpacks all of them that the cache lacks.
+///
+/// # Errors
+/// When something cannot be downloaded.
+pub fn setup() -> Result<()> {
+    redis::unpacked()?;
+    rabbitmq::unpacked()?;
+    nats::unpacked()?;
+    prometheus::unpacked()?;
+    kafka::unpacked()?;
+    Ok(())
 }
 
 /// Writes a file of a server's configuration.

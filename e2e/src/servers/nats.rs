@@ -29,7 +29,11 @@ pub fn server(
         text += &format!("tls {{ cert_file: \"{certificate}\", key_file: \"{key}\" }}\n");
     }
     let configuration = write_file(&own, "nats.conf", &text)?;
-    let mut command = Unpacked::packages("nats", &["nats-server"])?.command("nats-server");
+    let mut command = unpacked()?.command("nats-server");
     command.arg("--config").arg(configuration);
     Ok(command)
+}
+
+pub(super) fn unpacked() -> Result<Unpacked> {
+    Unpacked::packages("nats", &["nats-server"])
 }

@@ -35,8 +35,7 @@ pub fn server(directory: &Path, address: &str, port: u16, targets: &[Target]) ->
         writeln!(text, "- {{job_name: \"{job}\", static_configs: [{page}]}}").ok();
     }
     let configuration = write_file(&own, "prometheus.yaml", &text)?;
-    let unpacked = Unpacked::packages("prometheus", &["prometheus"])?;
-    let mut command = unpacked.command("prometheus");
+    let mut command = unpacked()?.command("prometheus");
     command
         .arg(format!("--config.file={}", configuration.display()))
         .arg(format!(
@@ -45,4 +44,8 @@ pub fn server(directory: &Path, address: &str, port: u16, targets: &[Target]) ->
         ))
         .arg(format!("--web.listen-address={address}:{port}"));
     Ok(command)
+}
+
+pub(super) fn unpacked() -> Result<Unpacked> {
+    Unpacked::packages("prometheus", &["prometheus"])
 }

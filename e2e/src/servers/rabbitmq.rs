@@ -47,7 +47,7 @@ pub fn server(directory: &Path, address: &str, ports: Ports, user: User) -> Resu
     let plugins = write_file(&own, "enabled_plugins", "[rabbitmq_management].\n")?;
     // the one below /usr/sbin changes to a user that an installation makes
     let program = "/usr/lib/rabbitmq/bin/rabbitmq-server";
-    let mut command = Unpacked::packages("rabbitmq", &["rabbitmq-server"])?.command(program);
+    let mut command = unpacked()?.command(program);
     command
         .env("HOME", &own)
         .env("RABBITMQ_CONFIG_FILE", configuration)
@@ -60,4 +60,8 @@ pub fn server(directory: &Path, address: &str, ports: Ports, user: User) -> Resu
         .env("ERL_EPMD_PORT", names.to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1");
     Ok(command)
+}
+
+pub(super) fn unpacked() -> Result<Unpacked> {
+    Unpacked::packages("rabbitmq", &["rabbitmq-server"])
 }

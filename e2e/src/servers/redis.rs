@@ -94,6 +94,6 @@ pub fn client(address: &str, port: u16) -> Result<Command> {
     Ok(command)
 }
 
-fn unpacked() -> Result<Unpacked> {
+pub(super) fn unpacked() -> Result<Unpacked> {
     Unpacked::packages("redis", &["redis-server", "redis-sentinel", "redis-tools"])
 }

@@ -24,6 +24,7 @@ mod waiting;
 use bursar_e2e::{
     NodeOptions,
     runner::{Images, Scenario, Suite},
+    servers,
 };
 
 /// In the order budgets, outages, requests, waiting, install, signals, gangs.
@@ -42,7 +43,10 @@ pub(crate) fn suites() -> [Suite; 7] {
         suite("requests", requests()),
         suite("waiting", waiting()),
         suite("install", install()),
-        suite("signals", signals()),
+        Suite {
+            setup: Some(servers::setup),
+            ..suite("signals", signals())
+        },
         Suite {
             nodes: vec![NodeOptions::h100(3)],
             gang_scheduling: true,
