@@ -12,6 +12,7 @@ mod change;
 mod cron;
 mod growth;
 mod history;
+mod latency;
 mod schedule;
 mod signals;
 
@@ -23,8 +24,15 @@ pub use behavior::{
 pub use cron::{Cron, CronError, MAX_CRON_LENGTH};
 pub use growth::{DEFAULT_WINDOW, DemandForecast, GrowthRule, LearnedThroughput, remaining_start};
 pub use history::{History, LONGEST_PERIOD, PastRecommendation, ReplicaLog};
+pub(crate) use latency::micros;
+pub use latency::{
+    Bucket, ConcurrencyLimits, HistogramError, LatencyDemand, LatencyHistogram, LatencyMeasure,
+    LatencyReason, MOST_BUCKETS, Measured, Percentile, ReplicaLoad, UNBOUNDED,
+};
 pub use schedule::{Bounds, Schedule, ScheduleEnd};
-pub use signals::{MeasuredSignal, Milli, RequestSignal, SignalFailure, SignalValue};
+pub use signals::{
+    MeasuredSignal, Milli, RequestSignal, SignalFailure, SignalRule, SignalTarget, SignalValue,
+};
 
 /// Requests that wait and run on replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -81,6 +81,7 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
     let chat = Key::new("small", "chat");
     let held = HeldRequests {
         requests: 1,
+        in_flight: 0,
         since: Some(now()),
     };
     let nodes = nodes.into_iter().enumerate();

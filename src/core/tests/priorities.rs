@@ -161,6 +161,7 @@ impl World {
     fn ask(&mut self, name: &str, requests: u64, second: i64) {
         let held = HeldRequests {
             requests,
+            in_flight: 0,
             since: Some(at(second)),
         };
         self.held.insert(key(name), held);

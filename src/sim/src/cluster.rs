@@ -217,6 +217,7 @@ impl GatewayObject {
             if let Some(first) = requests.front() {
                 let one = HeldRequests {
                     requests: requests.len() as u64,
+                    in_flight: 0,
                     since: Some(first.arrived),
                 };
                 held.insert(key.clone(), one);

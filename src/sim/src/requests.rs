@@ -172,6 +172,7 @@ impl Simulation {
             let before = gateway.counted.get(key).copied();
             let wanted = (held > 0 && Some(*number) == first).then(|| HeldRequests {
                 requests: held,
+                in_flight: 0,
                 since: before.and_then(|before| before.since).or(Some(now)),
             });
             if before == wanted {

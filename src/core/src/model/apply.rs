@@ -6,13 +6,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::pod_set::PodSet;
+use crate::scaling::{LatencyMeasure, SignalRule};
 
 use super::budget_terms::KnownTerms;
 use super::capacity::ReservationOwner;
 use super::cost::pod_set;
 use super::event::{
-    BatchJob, Deployment, Event, Job, Key, Measurement, Name, Node, Owner, Pod, PodShape, Reading,
-    Service,
+    BatchJob, Deployment, EngineMeasures, Event, Job, Key, Measurement, Name, Node, Owner, Pod,
+    PodShape, Reading, Service,
 };
 use super::namespace::KnownBudget;
 use super::pause::Pauses;
@@ -55,10 +56,14 @@ impl Model {
             }
             Event::Account(key, account) => self.set_account(key, account),
             Event::Reading(uid, reading) => self.set_reading(&uid, reading, now),
+            Event::EngineMeasures(uid, measures) => self.set_engine_measures(&uid, measures, now),
             Event::Signal(key, name, change) => self.set_signal(key, name, change, now),
             Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod, now),
             Event::Demand(uid, held) => {
-                let services = self.gateways.set_held(uid, held);
+                let change = self.gateways.set_held(uid, held);
+                let mut services = change.held;
+                let counts = |key: &Key| self.services.get(key).is_some_and(follows_gateways);
+                services.extend(change.in_flight.into_iter().filter(counts));
                 self.note_held(services, now);
             }
             Event::Silent(uid, why) => self.gateways.set_unreachable(uid, why, now),
@@ -113,6 +118,7 @@ impl Model {
             (Some(old), Some(new)) if old.created != new.created => {
                 state.forget_orders();
                 (state.learned, state.starts) = Default::default();
+                state.latencies.forget();
             }
             _ => {}
         }
@@ -132,6 +138,7 @@ impl Model {
         let has_other_priority = before.map(priorities) != now.map(priorities);
         // it may claim the room of others
         self.capacity_preemptions.is_due |= has_other_priority && !state.unschedulable.is_empty();
+        state.latencies.set_objectives(objectives(service.as_ref()));
         state.spec = service;
         state.estimate = Default::default();
         self.marks.services.insert(key);
@@ -155,6 +162,7 @@ impl Model {
         let rollout = deployment.as_ref().and_then(|found| found.rollout);
         if state.replaces_pods() != rollout.is_some_and(|rollout| rollout.replaces) {
             state.learned.forget_throughput();
+            state.latencies.forget();
         }
         state.rollout = rollout.map(|rollout| RolloutProgress::next(state.rollout, rollout, now));
         state.deployment = deployment;
@@ -575,6 +583,23 @@ impl Model {
         self.marks.services.insert(key);
     }
 
+    fn set_engine_measures(&mut self, uid: &Name, measures: EngineMeasures, now: Timestamp) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        let Owner::Service(name) = &pod.pod.owner else {
+            return;
+        };
+        let key = Key {
+            namespace: pod.pod.key.namespace.clone(),
+            name: name.clone(),
+        };
+        let state = self.services.entry(key.clone()).or_default();
+        if state.read_measures(&mut pod.engine, measures, now) {
+            self.marks.services.insert(key);
+        }
+    }
+
     fn set_signal(
         &mut self,
         key: Key,
@@ -590,6 +615,24 @@ impl Model {
             self.marks.services.insert(key);
         }
     }
+}
+
+/// Whether a service follows the requests that gateways forward.
+fn follows_gateways(state: &ServiceState) -> bool {
+    let signals = state.spec.iter().flat_map(|spec| &spec.signals);
+    let mut rules = signals.map(|(_, rule)| rule);
+    rules.any(|rule| matches!(rule, SignalRule::Gateway(_)))
+}
+
+/// The latencies that have an objective.
+fn objectives(
+    service: Option<&Service>,
+) -> impl Iterator<Item = (LatencyMeasure, SignedDuration)> + '_ {
+    let signals = service.into_iter().flat_map(|service| &service.signals);
+    signals.filter_map(|(_, rule)| match rule {
+        SignalRule::Latency(measure, objective) => Some((*measure, *objective)),
+        _ => None,
+    })
 }
 
 /// The kind of a node: its instance type, or else the model of its GPUs.

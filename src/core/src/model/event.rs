@@ -16,8 +16,8 @@ use crate::placement::{Placement, Taint};
 use crate::pod_set::Resources;
 use crate::pricing::{PriceCatalog, PricingAttributes};
 use crate::scaling::{
-    Activation, Behavior, Bounds, GrowthRule, LearnedThroughput, Milli, RequestSignal, Schedule,
-    SignalFailure,
+    Activation, Behavior, Bounds, GrowthRule, LatencyHistogram, LatencyMeasure, LearnedThroughput,
+    Milli, RequestSignal, Schedule, SignalFailure, SignalRule,
 };
 use crate::training::Retry;
 
@@ -273,9 +273,9 @@ pub struct Service {
     pub max: u32,
     /// What its requests say of the replicas that it needs.
     pub request_signal: RequestSignal,
-    /// Its signals that are measured outside its replicas, each with a name of its own and how much of
-    /// it one replica should carry.
-    pub signals: Vec<(Name, Milli)>,
+    /// Its signals other than its queue depth, each with a name of its own. Of each measure of its engines
+    /// there is at most one.
+    pub signals: Vec<(Name, SignalRule)>,
     /// Which rule makes replicas of a queue.
     pub growth: GrowthRule,
     /// What its status has on record of its replicas: a new leader begins with that.
@@ -478,12 +478,14 @@ pub struct Budget {
     pub record: BudgetRecord,
 }
 
-/// The requests that a gateway holds for one service.
+/// The requests that a gateway has for one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeldRequests {
-    /// How many.
+    /// How many it holds.
     pub requests: u64,
-    /// When the oldest of them came.
+    /// How many it forwards to replicas.
+    pub in_flight: u64,
+    /// When the oldest of those that it holds came.
     pub since: Option<Timestamp>,
 }
 
@@ -538,6 +540,16 @@ pub enum Reading {
     Stale(Name),
 }
 
+/// What one read of an engine gave of the measures that the signals of its service ask for, or why a
+/// measure is not on its page. Others are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineMeasures {
+    /// The part of its KV cache that is used.
+    pub kv_cache_use: Option<Result<Milli, Name>>,
+    /// What it has counted of latencies since it began.
+    pub latencies: BTreeMap<LatencyMeasure, Result<Arc<LatencyHistogram>, Name>>,
+}
+
 /// What one read of a signal outside the replicas gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Measurement {
@@ -584,12 +596,14 @@ pub enum Event {
     Account(Key, Change<AccountSpend>),
     /// A read of the engine of the pod of this UID that changed something.
     Reading(Name, Reading),
+    /// What a read of the engine of the pod of this UID gave of further measures.
+    EngineMeasures(Name, EngineMeasures),
     /// A read of the signal of this name of a service that changed something; `None` once nobody reads
     /// it, or what is read for it has changed.
     Signal(Key, Name, Change<Measurement>),
     /// A gateway, by its UID.
     Gateway(Name, Change<GatewayPod>),
-    /// What a gateway holds, all of it; it is heard of.
+    /// The requests that a gateway has, all of them; it is heard of.
     Demand(Name, BTreeMap<Key, HeldRequests>),
     /// A gateway has been silent for too long or cannot be heard at all, and why.
     Silent(Name, Name),

@@ -97,12 +97,8 @@ impl Gateways {
         self.marked = true;
     }
 
-    /// Takes all that a gateway holds. Returns the services for which that changed.
-    pub(crate) fn set_held(
-        &mut self,
-        uid: Name,
-        held: BTreeMap<Key, HeldRequests>,
-    ) -> BTreeSet<Key> {
+    /// Takes all requests that a gateway has. Returns the services for which they changed.
+    pub(crate) fn set_held(&mut self, uid: Name, held: BTreeMap<Key, HeldRequests>) -> HeldChange {
         let gateway = self.gateways.entry(uid).or_default();
         if !gateway.heard || gateway.unreachable_since.is_some() {
             self.marked = true;
@@ -111,8 +107,19 @@ impl Gateways {
         let mut keys: BTreeSet<Key> = gateway.held.keys().cloned().collect();
         keys.extend(held.keys().cloned());
         keys.retain(|key| gateway.held.get(key) != held.get(key));
+        let only_forwards = |key: &Key| {
+            let of = |held: &BTreeMap<Key, HeldRequests>| {
+                let known = held.get(key).copied().unwrap_or_default();
+                (known.requests, known.since)
+            };
+            of(&gateway.held) == of(&held)
+        };
+        let (in_flight, held_keys) = keys.into_iter().partition(only_forwards);
         gateway.held = held;
-        keys
+        HeldChange {
+            held: held_keys,
+            in_flight,
+        }
     }
 
     /// Takes that a gateway has been silent for too long, or cannot be heard at all, and why.
@@ -126,7 +133,7 @@ impl Gateways {
         gateway.why = Some(why);
     }
 
-    /// What all gateways hold for a service.
+    /// The requests that all gateways have for a service.
     pub(crate) fn held(&self, service: &Key) -> HeldRequests {
         let held = self
             .gateways
@@ -134,6 +141,7 @@ impl Gateways {
             .filter_map(|gateway| gateway.held.get(service));
         held.fold(HeldRequests::default(), |sum, held| HeldRequests {
             requests: sum.requests.saturating_add(held.requests),
+            in_flight: sum.in_flight.saturating_add(held.in_flight),
             since: sum.since.into_iter().chain(held.since).min(),
         })
     }
@@ -191,6 +199,15 @@ fn unreachable(unknown: &[&Gateway]) -> Option<String> {
     };
     let why = why.unwrap_or_default();
     Some(format!("gateway {name} has not been heard of{why}{others}"))
+}
+
+/// The services for which the requests of a gateway changed.
+#[derive(Debug, Default)]
+pub(crate) struct HeldChange {
+    /// It holds others.
+    pub(crate) held: BTreeSet<Key>,
+    /// It only forwards more or fewer.
+    pub(crate) in_flight: BTreeSet<Key>,
 }
 
 /// What a change of the gateways means.

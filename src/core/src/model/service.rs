@@ -7,15 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scale_down_limit::ScaleDownLimit;
-use crate::scaling::{
-    History, MeasuredSignal, Milli, ReplicaLog, RequestSignal, Signal, SignalValue,
-};
+use crate::scaling::{History, MeasuredSignal, Milli, ReplicaLog, RequestSignal, Signal};
 
 use super::claim::BudgetRank;
 use super::event::{
-    Counting, Deployment, Measurement, Name, Pod, PodCreationFailure, Reading, Service,
+    Counting, Deployment, EngineMeasures, Measurement, Name, Pod, PodCreationFailure, Reading,
+    Service,
 };
 use super::growth::{LastRead, LearnedDemand};
+use super::latency::LearnedLatencies;
 use super::missing_replica_pods::MissingReplicaPods;
 use super::namespace::Admission;
 use super::rates::CachedRate;
@@ -76,6 +76,8 @@ pub(crate) struct EngineState {
     pub(crate) no_progress_since: Option<Timestamp>,
     /// Its last read that showed counters.
     last_read: Option<LastRead>,
+    /// What its last read gave of the measures that signals ask for.
+    pub(crate) measures: EngineMeasures,
 }
 
 impl EngineState {
@@ -132,6 +134,8 @@ pub(crate) struct ServiceState {
     pub(crate) pods: BTreeSet<Name>,
     /// What was last read of its signals other than its requests.
     pub(crate) signals: BTreeMap<Name, Measurement>,
+    /// Its signals other than its queue depth, as the last decision found them.
+    pub(crate) measured: Vec<MeasuredSignal>,
     /// Numbers asked for before; `None` until the first decision.
     pub(crate) history: Option<History>,
     /// How many replicas that were not told to leave it had.
@@ -144,6 +148,7 @@ pub(crate) struct ServiceState {
     pub(crate) last_active: Option<Timestamp>,
     pub(crate) starts: StartDurations,
     pub(crate) learned: LearnedDemand,
+    pub(crate) latencies: LearnedLatencies,
     /// Replicas that were ordered and have no pod yet.
     pub(crate) without_pod: MissingReplicaPods,
     /// The replicas that the Deployment was told to have.
@@ -232,6 +237,8 @@ impl ServiceState {
         self.last_active = None;
         self.starts = StartDurations::default();
         self.learned = LearnedDemand::default();
+        self.latencies.forget();
+        self.measured.clear();
         self.without_pod = MissingReplicaPods::default();
         self.scale_down_limit = ScaleDownLimit::default();
         self.forget_orders();
@@ -277,21 +284,6 @@ impl ServiceState {
         true
     }
 
-    /// Its signals other than its requests, as last read.
-    pub(crate) fn measured_signals(&self) -> Vec<MeasuredSignal> {
-        let signals = self.spec.iter().flat_map(|spec| &spec.signals);
-        let measured = signals.map(|(name, target)| MeasuredSignal {
-            name: name.to_string(),
-            target: *target,
-            value: match self.signals.get(name) {
-                Some(Measurement::Value(value)) => SignalValue::Known(*value),
-                Some(Measurement::Failed(why)) => SignalValue::Unknown(why.to_string()),
-                None => SignalValue::Unknown("not read yet".to_owned()),
-            },
-        });
-        measured.collect()
-    }
-
     /// Whether its replicas take requests, and engines are read.
     pub(crate) fn takes_requests(&self) -> bool {
         let spec = self.spec.as_ref();
@@ -334,12 +326,39 @@ impl ServiceState {
             }
             Reading::Stale(why) => {
                 engine.stale = Some(why);
+                // what it counts meanwhile is of no time that is known
+                engine.measures = EngineMeasures::default();
                 false
             }
         };
         if is_active {
             self.last_active = Some(now);
         }
+    }
+
+    /// Takes what a read of an engine gave of further measures. Returns whether that changes anything.
+    pub(crate) fn read_measures(
+        &mut self,
+        engine: &mut EngineState,
+        measures: EngineMeasures,
+        now: Timestamp,
+    ) -> bool {
+        if engine.measures == measures {
+            return false;
+        }
+        let is_mixed = self.replaces_pods();
+        for (measure, counted) in &measures.latencies {
+            let before = engine.measures.latencies.get(measure);
+            // what it has counted before its first read is not of now
+            let (Ok(counted), Some(Ok(before))) = (counted, before) else {
+                continue;
+            };
+            if let (false, Some(counted)) = (is_mixed, counted.since(before)) {
+                self.latencies.add(*measure, &counted, now);
+            }
+        }
+        engine.measures = measures;
+        true
     }
 }
 
@@ -442,7 +461,7 @@ pub(crate) fn has_reading(pods: &[Replica<'_>], now: Timestamp) -> bool {
 }
 
 /// When a replica that may have requests has been read for the first time.
-fn first_read_by(pod: &Pod) -> Timestamp {
+pub(super) fn first_read_by(pod: &Pod) -> Timestamp {
     let ready = pod.ready_since.unwrap_or(Timestamp::MIN);
     ready.saturating_add(FIRST_READ).unwrap_or(ready)
 }

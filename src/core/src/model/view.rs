@@ -68,7 +68,7 @@ impl Model {
             decision: state.decision.clone()?,
             held: self.gateways.held(key).requests,
             target: state.spec.as_ref()?.request_signal.target(),
-            signals: state.measured_signals(),
+            signals: state.measured.clone(),
             current: state.declared(),
             last_active: state.last_active,
             running_cost: state.running_cost?,

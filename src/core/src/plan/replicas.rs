@@ -13,6 +13,7 @@ use crate::model::event::{Key, Name};
 use crate::model::growth;
 use crate::model::namespace::{Admission, PartialPass};
 use crate::model::service::{self, EngineDemand, Ordered, Replica, ServiceState};
+use crate::model::signals::SignalSources;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::TimerKey;
 use crate::plan::decisions::{Decisions, ServiceOrder};
@@ -420,8 +421,7 @@ fn observe_service(
     let state = model.services.get_mut(key)?;
     let takes_requests = state.takes_requests();
     let unreachable_gateway = unreachable_gateway.filter(|_| takes_requests);
-    let signals = state.measured_signals();
-    let spec = state.spec.as_ref()?;
+    state.spec.as_ref()?;
     let pods: Vec<(&Name, &PodState)> = state
         .pods
         .iter()
@@ -473,6 +473,15 @@ fn observe_service(
     });
     let broken = count(broken.count()).saturating_add(state.without_pod.given_up(now));
     let rollout = why.map(|why| StuckRollout { why, broken });
+    let sources = SignalSources {
+        replicas: &unready,
+        current,
+        at_gateways: held,
+        unreachable_gateway: unreachable_gateway.as_deref(),
+    };
+    let (signals, signals_change) = state.measure_signals(&sources, now);
+    state.measured.clone_from(&signals);
+    let spec = state.spec.as_ref()?;
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let start = state.starts.expected();
     if let (Signal::Known(_) | Signal::Absent, None) = (&demand.signal, &unreachable_gateway) {
@@ -575,6 +584,7 @@ fn observe_service(
         next_fails,
         rollout_changes,
         bounds_change,
+        signals_change,
     ];
     Some((observed, next.into_iter().flatten().min()))
 }

@@ -137,6 +137,7 @@ impl World {
         let held = held.iter().map(|(key, requests)| {
             let held = HeldRequests {
                 requests: *requests,
+                in_flight: 0,
                 since: Some(at(second)),
             };
             (key.clone(), held)

@@ -5,7 +5,7 @@ use bursar_core::model::event::{Event, Measurement, Service};
 use bursar_core::plan::LimitedBy;
 use bursar_core::scaling::{
     Activation, Milli, Panic, PolicyAmount, RequestSignal, ScalingPolicy, ScalingRules,
-    SelectPolicy, SignalFailure,
+    SelectPolicy, SignalFailure, SignalRule,
 };
 use jiff::tz::TimeZone;
 
@@ -16,7 +16,7 @@ fn workers(behavior: Behavior) -> Service {
     Service {
         max: 20,
         request_signal: RequestSignal::None,
-        signals: vec![("jobs".into(), Milli(1_000))],
+        signals: vec![("jobs".into(), SignalRule::Outside(Milli(1_000)))],
         behavior,
         ..service()
     }
@@ -226,7 +226,9 @@ fn workers_with_fallback(behavior: Behavior, replicas: u32) -> Cluster {
         replicas,
         after: SignedDuration::from_secs(300),
     };
-    service.signals.push(("lag".into(), Milli(1_000)));
+    service
+        .signals
+        .push(("lag".into(), SignalRule::Outside(Milli(1_000))));
     Cluster::new(service)
 }
 
@@ -289,7 +291,7 @@ fn a_part_of_a_replica_within_the_tolerance_starts_none() {
     let mut behavior = Behavior::default();
     behavior.scale_up.tolerance = Milli(100);
     let mut service = workers(behavior);
-    service.signals = vec![("jobs".into(), Milli(8_000))];
+    service.signals = vec![("jobs".into(), SignalRule::Outside(Milli(8_000)))];
     let mut cluster = Cluster::new(service);
     assert_eq!(cluster.tell(1, [jobs(24)]), 3);
     assert_eq!(cluster.tell(2, [jobs(26)]), 3, "3.25 of 3");

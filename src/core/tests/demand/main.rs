@@ -98,6 +98,7 @@ pub(crate) fn gateway(ready: i64) -> Event {
 pub(crate) fn demand(requests: u64) -> Event {
     let held = HeldRequests {
         requests,
+        in_flight: 0,
         since: Some(at(0)),
     };
     let held = (requests > 0).then(|| (key(), held));

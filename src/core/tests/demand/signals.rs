@@ -3,7 +3,7 @@
 use bursar_core::model::Model;
 use bursar_core::model::event::{Event, Measurement, Service};
 use bursar_core::plan::LimitedBy;
-use bursar_core::scaling::{Activation, Milli, RequestSignal};
+use bursar_core::scaling::{Activation, Milli, RequestSignal, SignalRule};
 use jiff::tz::TimeZone;
 
 use crate::*;
@@ -12,7 +12,7 @@ use crate::*;
 fn workers() -> Service {
     Service {
         request_signal: RequestSignal::None,
-        signals: vec![("jobs".into(), Milli(5_000))],
+        signals: vec![("jobs".into(), SignalRule::Outside(Milli(5_000)))],
         ..service()
     }
 }
@@ -96,7 +96,10 @@ fn a_signal_that_cannot_be_read_holds_the_replicas_and_says_why() {
 fn the_largest_signal_wins_and_one_that_is_unknown_hides_no_other() {
     let both = Service {
         request_signal: RequestSignal::Target(8),
-        signals: vec![("jobs".into(), Milli(5_000)), ("lag".into(), Milli(500))],
+        signals: vec![
+            ("jobs".into(), SignalRule::Outside(Milli(5_000))),
+            ("lag".into(), SignalRule::Outside(Milli(500))),
+        ],
         ..service()
     };
     let mut model = model_of(both, &["a"]);
@@ -115,7 +118,7 @@ fn the_largest_signal_wins_and_one_that_is_unknown_hides_no_other() {
     );
     let mut model = model_of(
         Service {
-            signals: vec![("jobs".into(), Milli(5_000))],
+            signals: vec![("jobs".into(), SignalRule::Outside(Milli(5_000)))],
             ..service()
         },
         &["a"],

@@ -133,6 +133,7 @@ fn what_is_unknown_takes_no_replica_away_whatever_the_rest_is() {
 fn held_by(gateway: &str, requests: u64) -> Event {
     let held = HeldRequests {
         requests,
+        in_flight: 0,
         since: Some(at(0)),
     };
     Event::Demand(gateway.into(), [(key(), held)].into())

@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
-    BatchJob, Budget, Counting, Deployment, Event, GatewayPod, HeldRequests, Job, Key, Measurement,
-    Name, Node, Owner, Pod, PodCreationFailure, PodCreationReport, PodShape, Reading, Role,
-    Rollout, Scheduling, Service,
+    BatchJob, Budget, Counting, Deployment, EngineMeasures, Event, GatewayPod, HeldRequests, Job,
+    Key, Measurement, Name, Node, Owner, Pod, PodCreationFailure, PodCreationReport, PodShape,
+    Reading, Role, Rollout, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::{OnExhausted, Unmanaged};
@@ -25,8 +25,9 @@ use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
 use crate::scaling::{
-    Activation, Behavior, Cron, GrowthRule, LearnedThroughput, Milli, Panic, PolicyAmount,
-    RequestSignal, ScalingPolicy, ScalingRules, Schedule, ScheduleEnd, SelectPolicy, SignalFailure,
+    Activation, Behavior, Bucket, Cron, GrowthRule, LatencyHistogram, LatencyMeasure,
+    LearnedThroughput, Milli, Panic, PolicyAmount, RequestSignal, ScalingPolicy, ScalingRules,
+    Schedule, ScheduleEnd, SelectPolicy, SignalFailure, SignalRule, UNBOUNDED,
 };
 
 pub(super) const NAMESPACES: [&str; 2] = ["blue", "green"];
@@ -184,6 +185,7 @@ fn job_uid(rng: &mut Rng) -> Option<Name> {
 
 /// Names of signals outside the replicas.
 const SIGNALS: [&str; 2] = ["jobs", "lag"];
+const FIRST_TOKEN: LatencyMeasure = LatencyMeasure::TimeToFirstToken;
 
 /// Another generator, so that what is drawn from it changes nothing of what is drawn otherwise.
 fn more(rng: &Rng) -> Rng {
@@ -263,9 +265,20 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
             }
         },
         signals: {
-            let target = Milli(more(rng).u64(500..4_000));
-            let signals = SIGNALS.map(|signal| (name(signal), target));
-            signals.into_iter().take(more(rng).usize(0..3)).collect()
+            let mut more = more(rng);
+            let target = Milli(more.u64(500..4_000));
+            let outside = SIGNALS.map(|signal| (name(signal), SignalRule::Outside(target)));
+            let objective = SignedDuration::from_millis(more.i64(1..2_000));
+            let measures = [
+                ("gateway", SignalRule::Gateway(target)),
+                ("cache", SignalRule::KvCacheUse(Milli(more.u64(1..1_000)))),
+                ("first", SignalRule::Latency(FIRST_TOKEN, objective)),
+            ];
+            let measures = measures.map(|(signal, rule)| (name(signal), rule));
+            let measures = measures.into_iter().filter(|_| more.u8(0..4) == 0);
+            let measures: Vec<_> = measures.collect();
+            let outside = outside.into_iter().take(more.usize(0..3));
+            outside.chain(measures).collect()
         },
         growth: match rng.bool() {
             true => GrowthRule::Learned,
@@ -536,6 +549,11 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 some(&mut more, measurement),
             )
         }
+        18 | 19 if more(rng).u8(0..5) == 1 => {
+            let mut more = more(rng);
+            let uid = name(&format!("uid{}", more.u8(0..16)));
+            Event::EngineMeasures(uid, engine_measures(&mut more))
+        }
         18 | 19 => {
             let reading = match rng.u8(0..5) {
                 0 => Reading::Stale(name("no answer")),
@@ -576,6 +594,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 _ => {
                     let held = HeldRequests {
                         requests: rng.u64(0..20),
+                        in_flight: more(rng).u64(0..20),
                         since: Some(now),
                     };
                     let held = (0..rng.u8(0..3)).map(|_| (key(rng, "service", 3), held));
@@ -585,6 +604,29 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         }
         _ if rng.bool() => Event::ServiceOrderFailed(key(rng, "service", 3)),
         _ => Event::JobOrderFailed(key(rng, "job", 3)),
+    }
+}
+
+fn engine_measures(rng: &mut Rng) -> EngineMeasures {
+    let missing = name("there is no metric");
+    let counts = [rng.u64(0..20), rng.u64(0..20)];
+    let buckets = [
+        (500_000, counts[0]),
+        (UNBOUNDED, counts[0].saturating_add(counts[1])),
+    ];
+    let buckets = buckets.map(|(bound, count)| Bucket { bound, count });
+    let histogram = LatencyHistogram::new(buckets.to_vec()).unwrap();
+    let latency = match rng.u8(0..4) {
+        0 => Err(missing.clone()),
+        _ => Ok(Arc::new(histogram)),
+    };
+    EngineMeasures {
+        kv_cache_use: match rng.u8(0..4) {
+            0 => None,
+            1 => Some(Err(missing)),
+            _ => Some(Ok(Milli(rng.u64(0..1_001)))),
+        },
+        latencies: [(FIRST_TOKEN, latency)].into(),
     }
 }
 
@@ -617,7 +659,9 @@ pub(super) fn subject(event: &Event) -> String {
         Event::BudgetDoubt(namespace, _) => format!("doubt {namespace}"),
         Event::Corrections(namespace, _) => format!("corrections {namespace}"),
         // engines are read once their pods are known
-        Event::Pod(uid, _) | Event::Reading(uid, _) => format!("pod {uid}"),
+        Event::Pod(uid, _) | Event::Reading(uid, _) | Event::EngineMeasures(uid, _) => {
+            format!("pod {uid}")
+        }
         Event::Node(name, _) => format!("node {name}"),
         Event::NodeStart(_) => "node start".to_owned(),
         Event::Pauses(_) => "pauses".to_owned(),

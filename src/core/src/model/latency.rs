@@ -1,0 +1,536 @@
+//! What is learned of how latencies follow the requests on replicas.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::scaling::{
+    ConcurrencyLimits, LatencyDemand, LatencyHistogram, LatencyMeasure, Measured, Milli,
+    Percentile, ReplicaLoad, micros,
+};
+
+/// A percentile is of so long at least, ...
+const WINDOW: SignedDuration = SignedDuration::from_secs(30);
+/// ... of so many values at least, which is one above the 95th percentile, ...
+const FEWEST_VALUES: u64 = 20;
+/// ... and of no longer than this: fewer values in it tell nothing.
+const LONGEST_WINDOW: SignedDuration = SignedDuration::from_mins(2);
+/// After further replicas have begun to serve, requests that waited before they did still show: so long
+/// nothing is measured.
+const SETTLES: SignedDuration = SignedDuration::from_secs(30);
+
+/// The requests on replicas are averaged over so many steps, ...
+const STEPS: i64 = 6;
+/// ... each of so many milliseconds.
+const STEP_MILLIS: i64 = 5_000;
+
+/// Requests on replicas at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoadNow {
+    /// Requests that wait and run.
+    pub(crate) requests: u64,
+    /// Replicas that serve.
+    pub(crate) serving: u32,
+}
+
+/// A time in which the load did not change.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    from: Timestamp,
+    to: Timestamp,
+    load: LoadNow,
+}
+
+impl Segment {
+    fn millis(self) -> i64 {
+        millis(self.to.duration_since(self.from))
+    }
+}
+
+/// Requests within one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Step {
+    number: i64,
+    millis: i64,
+    request_millis: u128,
+}
+
+/// The requests on replicas over the last half minute.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct LoadHistory {
+    last: Option<(Timestamp, LoadNow)>,
+    steps: VecDeque<Step>,
+}
+
+impl LoadHistory {
+    /// Takes the load from now on; `None` while it is not known. Returns the time in which the one before
+    /// has lasted.
+    fn observe(&mut self, load: Option<LoadNow>, now: Timestamp) -> Option<Segment> {
+        let last = std::mem::replace(&mut self.last, load.map(|load| (now, load)));
+        let Some((from, before)) = last.filter(|(from, _)| *from <= now) else {
+            // the clock was set back, or what was between is not known
+            self.steps.clear();
+            return None;
+        };
+        let segment = Segment {
+            from,
+            to: now,
+            load: before,
+        };
+        let until = now.as_millisecond();
+        let oldest = (until.div_euclid(STEP_MILLIS) - STEPS) * STEP_MILLIS;
+        let mut from = from.as_millisecond().max(oldest);
+        while from < until {
+            let number = from.div_euclid(STEP_MILLIS);
+            let to = ((number + 1) * STEP_MILLIS).min(until);
+            if self.steps.back().is_none_or(|last| last.number != number) {
+                self.steps.push_back(Step {
+                    number,
+                    ..Step::default()
+                });
+            }
+            if let Some(step) = self.steps.back_mut() {
+                let passed = u128::from((to - from).unsigned_abs());
+                step.millis += to - from;
+                step.request_millis += u128::from(before.requests) * passed;
+            }
+            from = to;
+        }
+        let is_over = |step: &Step| (step.number + 1) * STEP_MILLIS <= oldest;
+        while self.steps.front().is_some_and(is_over) {
+            self.steps.pop_front();
+        }
+        Some(segment)
+    }
+
+    /// What replicas have now: requests as a mean, and those that serve.
+    fn load(&self) -> ReplicaLoad {
+        let Some((_, now)) = self.last else {
+            return ReplicaLoad::default();
+        };
+        let millis: i64 = self.steps.iter().map(|step| step.millis).sum();
+        let sum: u128 = self.steps.iter().map(|step| step.request_millis).sum();
+        let requests = match u128::from(millis.unsigned_abs()) {
+            0 => u128::from(now.requests) * 1000,
+            millis => sum * 1000 / millis,
+        };
+        ReplicaLoad {
+            requests: Milli(u64::try_from(requests).unwrap_or(u64::MAX)),
+            serving: now.serving,
+        }
+    }
+
+    /// When the mean may change though nothing happens.
+    fn changes_at(&self) -> Option<Timestamp> {
+        let (at, now) = self.last?;
+        let is_even = |step: &Step| {
+            let passed = u128::from(step.millis.unsigned_abs());
+            step.request_millis == u128::from(now.requests) * passed
+        };
+        let next = (at.as_millisecond().div_euclid(STEP_MILLIS) + 1) * STEP_MILLIS;
+        let next = Timestamp::from_millisecond(next).ok();
+        next.filter(|_| !self.steps.iter().all(is_even))
+    }
+}
+
+/// What was measured since a time.
+#[derive(Clone, Debug, PartialEq)]
+struct Window {
+    from: Timestamp,
+    latencies: LatencyHistogram,
+    request_millis: u128,
+    replica_millis: u128,
+}
+
+impl Window {
+    fn new(from: Timestamp) -> Self {
+        Self {
+            from,
+            latencies: LatencyHistogram::default(),
+            request_millis: 0,
+            replica_millis: 0,
+        }
+    }
+
+    fn add_load(&mut self, segment: Segment) {
+        let segment = Segment {
+            from: segment.from.max(self.from),
+            ..segment
+        };
+        let passed = u128::try_from(segment.millis()).unwrap_or(0);
+        self.request_millis += u128::from(segment.load.requests) * passed;
+        self.replica_millis += u128::from(segment.load.serving) * passed;
+    }
+
+    /// Requests on a replica, as a mean.
+    fn concurrency(&self) -> Milli {
+        let mean = self.request_millis * 1000 / self.replica_millis.max(1);
+        Milli(u64::try_from(mean).unwrap_or(u64::MAX))
+    }
+}
+
+/// What is learned of one latency.
+#[derive(Clone, Debug, PartialEq)]
+struct LearnedLatency {
+    objective: SignedDuration,
+    limits: ConcurrencyLimits,
+    window: Option<Window>,
+    serving: u32,
+    /// That of the last window; `None` if it had too few values.
+    p95: Option<Percentile>,
+}
+
+impl LearnedLatency {
+    fn new(objective: SignedDuration) -> Self {
+        Self {
+            objective,
+            limits: ConcurrencyLimits::default(),
+            window: None,
+            serving: 0,
+            p95: None,
+        }
+    }
+
+    /// When the window ends with the values that it has. One without values changes nothing.
+    fn window_ends(&self) -> Option<Timestamp> {
+        let window = self.window.as_ref()?;
+        let lasts = match window.latencies.count() {
+            FEWEST_VALUES.. => WINDOW,
+            _ if self.p95.is_some() => LONGEST_WINDOW,
+            _ => return None,
+        };
+        window.from.checked_add(lasts).ok()
+    }
+
+    fn observe(&mut self, segment: Option<Segment>, load: Option<LoadNow>, now: Timestamp) {
+        self.limits.expire(now);
+        let serving = load.map_or(0, |load| load.serving);
+        let is_first = self.serving == 0;
+        let before = std::mem::replace(&mut self.serving, serving);
+        if serving == 0 {
+            (self.window, self.p95) = (None, None);
+            return;
+        }
+        // the clock may have been set back
+        let is_over = |window: &Window| window.from.duration_since(now) > SETTLES;
+        if self.window.as_ref().is_none_or(is_over) || serving > before {
+            let from = match is_first {
+                true => now,
+                false => now.saturating_add(SETTLES).unwrap_or(now),
+            };
+            self.window = Some(Window::new(from));
+        }
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        if let Some(segment) = segment.filter(|segment| segment.to > window.from) {
+            window.add_load(segment);
+        }
+        let age = now.duration_since(window.from);
+        let has_enough = window.latencies.count() >= FEWEST_VALUES;
+        if age >= WINDOW && has_enough {
+            self.p95 = window.latencies.p95();
+            let within = self.p95.and_then(|p95| {
+                let met = p95.is_within(micros(self.objective))?;
+                Some((p95, met))
+            });
+            if let Some((p95, met)) = within {
+                self.limits.record(Measured {
+                    concurrency: window.concurrency(),
+                    p95,
+                    met,
+                    at: now,
+                });
+            }
+            self.window = Some(Window::new(now));
+        } else if age >= LONGEST_WINDOW {
+            self.p95 = None;
+            self.window = Some(Window::new(now));
+        }
+    }
+}
+
+/// The last 95th percentile of a latency, and what it asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LatencyState {
+    pub(crate) demand: LatencyDemand,
+    pub(crate) p95: Option<Percentile>,
+}
+
+impl LatencyState {
+    /// Why it cannot be told whether the objective is met, if it cannot.
+    pub(crate) fn unverifiable(&self) -> Option<String> {
+        let p95 = self.p95?;
+        let ends = SignedDuration::from_micros(i64::try_from(p95.at_least()).unwrap_or(i64::MAX));
+        let is_known = p95.is_within(micros(self.demand.objective)).is_some();
+        (!is_known).then(|| {
+            format!(
+                "the engine's histogram ends at {} s, and the 95th percentile is above it: whether it is within the objective is not known",
+                ends.as_secs_f64()
+            )
+        })
+    }
+}
+
+/// What is learned of the latencies of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct LearnedLatencies {
+    load: LoadHistory,
+    latencies: BTreeMap<LatencyMeasure, LearnedLatency>,
+}
+
+impl LearnedLatencies {
+    /// Takes which latencies have an objective. What was learned with another objective is forgotten.
+    pub(crate) fn set_objectives(
+        &mut self,
+        objectives: impl IntoIterator<Item = (LatencyMeasure, SignedDuration)>,
+    ) {
+        let mut known = std::mem::take(&mut self.latencies);
+        self.latencies = objectives
+            .into_iter()
+            .map(|(measure, objective)| {
+                let known = known.remove(&measure);
+                let known = known.filter(|known| known.objective == objective);
+                let learned = known.unwrap_or_else(|| LearnedLatency::new(objective));
+                (measure, learned)
+            })
+            .collect();
+        if self.latencies.is_empty() {
+            self.load = LoadHistory::default();
+        }
+    }
+
+    /// Forgets what was measured: other replicas take the place of those.
+    pub(crate) fn forget(&mut self) {
+        for learned in self.latencies.values_mut() {
+            *learned = LearnedLatency::new(learned.objective);
+        }
+    }
+
+    /// Takes what a replica has counted between two reads.
+    pub(crate) fn add(
+        &mut self,
+        measure: LatencyMeasure,
+        counted: &LatencyHistogram,
+        now: Timestamp,
+    ) {
+        let learned = self.latencies.get_mut(&measure);
+        let window = learned.and_then(|learned| learned.window.as_mut());
+        if let Some(window) = window.filter(|window| window.from <= now) {
+            window.latencies.add(counted);
+        }
+    }
+
+    /// Takes the requests on replicas from now on; `None` while they are not known.
+    pub(crate) fn observe(&mut self, load: Option<LoadNow>, now: Timestamp) {
+        if self.latencies.is_empty() {
+            return;
+        }
+        let segment = self.load.observe(load, now);
+        for learned in self.latencies.values_mut() {
+            learned.observe(segment, load, now);
+        }
+    }
+
+    /// What an objective asks for, where there are so many replicas.
+    pub(crate) fn state(&self, measure: LatencyMeasure, current: u32) -> Option<LatencyState> {
+        let learned = self.latencies.get(&measure)?;
+        let load = self.load.load();
+        Some(LatencyState {
+            demand: LatencyDemand::new(learned.objective, &learned.limits, load, current),
+            p95: learned.p95,
+        })
+    }
+
+    /// When what they ask for may change though nothing happens.
+    pub(crate) fn changes_at(&self) -> Option<Timestamp> {
+        let learned = self.latencies.values();
+        let forgotten = learned.filter_map(|learned| learned.limits.next_expiry());
+        let ends = self
+            .latencies
+            .values()
+            .filter_map(LearnedLatency::window_ends);
+        let load = self
+            .load
+            .changes_at()
+            .filter(|_| !self.latencies.is_empty());
+        load.into_iter().chain(forgotten).chain(ends).min()
+    }
+}
+
+fn millis(duration: SignedDuration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scaling::{Bucket, LatencyReason, UNBOUNDED};
+
+    const TTFT: LatencyMeasure = LatencyMeasure::TimeToFirstToken;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_796_000_000_000 + millis).unwrap()
+    }
+
+    /// So many values, all within 100 ms or all between that and a second.
+    fn counted(values: u64, fast: bool) -> LatencyHistogram {
+        let buckets = [(100_000, fast), (1_000_000, true), (UNBOUNDED, true)];
+        let buckets = buckets.map(|(bound, counts)| Bucket {
+            bound,
+            count: if counts { values } else { 0 },
+        });
+        LatencyHistogram::new(buckets.to_vec()).unwrap()
+    }
+
+    fn learning() -> LearnedLatencies {
+        let mut learned = LearnedLatencies::default();
+        learned.set_objectives([(TTFT, SignedDuration::from_millis(500))]);
+        learned
+    }
+
+    /// Lets a load go on for so many seconds, in each of which that many values are counted.
+    fn run(
+        learned: &mut LearnedLatencies,
+        seconds: std::ops::Range<i64>,
+        (requests, serving): (u64, u32),
+        (values, fast): (u64, bool),
+    ) {
+        for second in seconds {
+            let now = at(second * 1_000);
+            if values > 0 {
+                learned.add(TTFT, &counted(values, fast), now);
+            }
+            learned.observe(Some(LoadNow { requests, serving }), now);
+        }
+    }
+
+    fn asked(learned: &LearnedLatencies, current: u32) -> (u32, LatencyReason) {
+        let demand = learned.state(TTFT, current).unwrap().demand;
+        (demand.replicas, demand.reason)
+    }
+
+    #[test]
+    fn a_window_of_half_a_minute_with_twenty_values_is_a_measurement() {
+        let mut learned = learning();
+        run(&mut learned, 0..30, (20, 2), (1, false));
+        assert_eq!(asked(&learned, 2), (2, LatencyReason::Untried));
+        run(&mut learned, 30..32, (20, 2), (1, false));
+        // 955 ms instead of 500
+        assert_eq!(asked(&learned, 2), (4, LatencyReason::NeverMet));
+        let state = learned.state(TTFT, 2).unwrap();
+        assert_eq!(state.p95, Some(Percentile::Micros(955_000)));
+    }
+
+    #[test]
+    fn too_few_values_in_two_minutes_are_no_measurement() {
+        let mut learned = learning();
+        run(&mut learned, 0..121, (20, 2), (0, false));
+        run(&mut learned, 121..130, (20, 2), (1, false));
+        run(&mut learned, 130..300, (20, 2), (0, false));
+        assert_eq!(asked(&learned, 2), (2, LatencyReason::Untried));
+        assert_eq!(learned.state(TTFT, 2).unwrap().p95, None);
+    }
+
+    #[test]
+    fn nothing_is_measured_while_requests_that_waited_for_new_replicas_still_show() {
+        let mut learned = learning();
+        run(&mut learned, 0..32, (20, 2), (1, false));
+        assert_eq!(asked(&learned, 2).0, 4);
+        // two more serve, and what has waited is slow
+        run(&mut learned, 32..62, (20, 4), (5, false));
+        run(&mut learned, 62..94, (20, 4), (5, true));
+        let (replicas, reason) = asked(&learned, 4);
+        assert_eq!((replicas, reason), (3, LatencyReason::Expected));
+    }
+
+    #[test]
+    fn what_is_learned_is_forgotten_with_its_objective() {
+        let mut learned = learning();
+        run(&mut learned, 0..32, (20, 2), (1, false));
+        learned.set_objectives([(TTFT, SignedDuration::from_millis(500))]);
+        assert_eq!(asked(&learned, 2).0, 4);
+        learned.set_objectives([(TTFT, SignedDuration::from_millis(600))]);
+        assert_eq!(asked(&learned, 2), (2, LatencyReason::Untried));
+        run(&mut learned, 32..70, (20, 2), (1, false));
+        assert_eq!(asked(&learned, 2).0, 4);
+        learned.forget();
+        assert_eq!(asked(&learned, 2), (2, LatencyReason::Untried));
+    }
+
+    #[test]
+    fn an_objective_beyond_the_histogram_cannot_be_told() {
+        let mut learned = LearnedLatencies::default();
+        learned.set_objectives([(TTFT, SignedDuration::from_secs(5))]);
+        let slow = [(1_000_000, 0), (UNBOUNDED, 9)].map(|(bound, count)| Bucket { bound, count });
+        let slow = LatencyHistogram::new(slow.to_vec()).unwrap();
+        for second in 0..40 {
+            let now = at(second * 1_000);
+            learned.add(TTFT, &slow, now);
+            let load = LoadNow {
+                requests: 20,
+                serving: 2,
+            };
+            learned.observe(Some(load), now);
+        }
+        let state = learned.state(TTFT, 2).unwrap();
+        let why = state.unverifiable().unwrap();
+        assert!(
+            why.starts_with("the engine's histogram ends at 1 s"),
+            "{why}"
+        );
+        assert_eq!(state.demand.reason, LatencyReason::Untried);
+    }
+
+    #[test]
+    fn the_mean_load_follows_within_half_a_minute_and_then_nothing_is_left_to_look_at() {
+        let mut learned = learning();
+        run(&mut learned, 0..60, (20, 2), (0, false));
+        assert_eq!(learned.load.changes_at(), None);
+        run(&mut learned, 60..61, (0, 2), (0, false));
+        assert_eq!(learned.load.changes_at(), Some(at(65_000)));
+        run(&mut learned, 61..76, (0, 2), (0, false));
+        let half = learned.load.load().requests;
+        assert!((9_000..=11_000).contains(&half.0), "{half}");
+        run(&mut learned, 76..96, (0, 2), (0, false));
+        assert_eq!(learned.load.load().requests, Milli(0));
+        assert_eq!(learned.load.changes_at(), None);
+    }
+
+    proptest! {
+        /// The mean depends on what happened, and not on how often somebody looked.
+        #[test]
+        fn looking_more_often_changes_no_mean(
+            changes in prop::collection::vec((1i64..20_000, 0u64..500), 1..40),
+            looks in prop::collection::vec(0i64..400_000, 0..40),
+        ) {
+            let mut time = 0;
+            let changes: Vec<(i64, u64)> = changes
+                .into_iter()
+                .map(|(after, requests)| {
+                    time += after;
+                    (time, requests)
+                })
+                .collect();
+            let mean = |looks: &[i64]| {
+                let mut history = LoadHistory::default();
+                let mut all: Vec<(i64, Option<u64>)> = changes.iter().map(|(at, n)| (*at, Some(*n))).collect();
+                all.extend(looks.iter().map(|at| (*at, None)));
+                all.sort_by_key(|(at, change)| (*at, change.is_none()));
+                let mut requests = None;
+                for (millis, change) in all {
+                    requests = change.or(requests);
+                    if let Some(requests) = requests {
+                        history.observe(Some(LoadNow { requests, serving: 1 }), at(millis));
+                    }
+                }
+                history.observe(requests.map(|requests| LoadNow { requests, serving: 1 }), at(900_000));
+                (history.steps.len() <= 7).then(|| history.load())
+            };
+            prop_assert!(mean(&[]).is_some());
+            prop_assert_eq!(mean(&looks), mean(&[]));
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Replicas that hold a latency objective.
+//!
+//! How latency grows with load is not known before it is measured: it depends on the model, the GPU and the
+//! prompts. What is known of it is learned as pairs of requests on a replica and the 95th percentile that
+//! goes with them ([`ConcurrencyLimits`]). The rule, with `n` replicas that serve `N` requests, `K` requests
+//! on a replica with which the objective is expected to be met, and `p` of the objective `L`:
+//!
+//! | requests on a replica, `N / n` | replicas |
+//! |---|---|
+//! | as many as have missed the objective | `ceil(N / K)` where some number has met it, else `ceil(n * p / L)`; one more at least, twice as many at most |
+//! | fewer, or nothing has missed it | `ceil(N / K)`, and no more than there are |
+//!
+//! There is never more than a replica for each request: a request that is alone misses the objective with
+//! any number of replicas. Replicas that start change nothing of it before they serve, so orders do not add
+//! up.
+
+mod histogram;
+mod limits;
+
+use std::fmt;
+
+use jiff::SignedDuration;
+
+pub use histogram::{
+    Bucket, HistogramError, LatencyHistogram, MOST_BUCKETS, Percentile, UNBOUNDED,
+};
+pub use limits::{ConcurrencyLimits, Measured};
+
+use super::Milli;
+
+/// A latency that engines measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LatencyMeasure {
+    /// From the arrival of a request at the engine to its first token.
+    TimeToFirstToken,
+    /// From one token of a request to the next.
+    InterToken,
+}
+
+/// The requests that some replicas have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaLoad {
+    /// Requests that wait and run on them, as a mean of the last seconds.
+    pub requests: Milli,
+    /// Replicas that serve.
+    pub serving: u32,
+}
+
+impl ReplicaLoad {
+    /// Requests on a replica.
+    pub fn concurrency(self) -> Milli {
+        Milli(self.requests.0 / u64::from(self.serving.max(1)))
+    }
+
+    /// The replicas with so many requests each.
+    fn replicas_with(self, concurrency: Milli) -> u32 {
+        let replicas = self.requests.0.div_ceil(concurrency.0.max(1));
+        u32::try_from(replicas).unwrap_or(u32::MAX)
+    }
+}
+
+/// Why a latency objective asks for the replicas that it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatencyReason {
+    /// No replica serves.
+    NotServing,
+    /// The replicas have no more requests than are expected to be within the objective.
+    Expected,
+    /// More requests than have met it are on them, and so many have not missed it yet.
+    Untried,
+    /// So many requests have missed it, and fewer have met it.
+    Missed,
+    /// So many requests have missed it, and no number has met it yet.
+    NeverMet,
+    /// It is missed with one request on a replica: more replicas change nothing.
+    Unattainable,
+}
+
+/// The replicas that a latency objective asks for, and what they follow from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatencyDemand {
+    /// The 95th percentile is to be at most so long.
+    pub objective: SignedDuration,
+    /// What replicas have now.
+    pub load: ReplicaLoad,
+    /// Requests on a replica with which the objective is expected to be met.
+    pub limit: Milli,
+    /// How many replicas.
+    pub replicas: u32,
+    /// Why.
+    pub reason: LatencyReason,
+}
+
+impl LatencyDemand {
+    /// What an objective asks for, by what was learned of it. `current` is how many replicas there are,
+    /// those that start included.
+    pub fn new(
+        objective: SignedDuration,
+        learned: &ConcurrencyLimits,
+        load: ReplicaLoad,
+        current: u32,
+    ) -> Self {
+        let micros = micros(objective);
+        let limit = learned.limit(micros);
+        let (replicas, reason) = replicas(micros, learned, limit, load, current);
+        Self {
+            objective,
+            load,
+            limit,
+            replicas,
+            reason,
+        }
+    }
+}
+
+/// Microseconds of a duration.
+pub(crate) fn micros(duration: SignedDuration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(0)
+}
+
+fn replicas(
+    objective: u64,
+    learned: &ConcurrencyLimits,
+    limit: Milli,
+    load: ReplicaLoad,
+    current: u32,
+) -> (u32, LatencyReason) {
+    let serving = load.serving;
+    if serving == 0 {
+        return (0, LatencyReason::NotServing);
+    }
+    let most = load.replicas_with(Milli::from_units(1));
+    let missed = learned
+        .lowest_missed()
+        .filter(|_| learned.misses(load.concurrency()));
+    let Some(missed) = missed else {
+        let expected = load.replicas_with(limit);
+        return match expected <= current {
+            true => (expected, LatencyReason::Expected),
+            false => (current, LatencyReason::Untried),
+        };
+    };
+    if most <= serving {
+        return (most.min(current), LatencyReason::Unattainable);
+    }
+    let (asked, reason) = match learned.highest_met() {
+        Some(met) => (
+            load.replicas_with(met.concurrency.max(Milli::from_units(1))),
+            LatencyReason::Missed,
+        ),
+        None => {
+            let in_proportion = u128::from(serving) * u128::from(missed.p95.at_least());
+            let replicas = in_proportion.div_ceil(u128::from(objective.max(1)));
+            (
+                u32::try_from(replicas).unwrap_or(u32::MAX),
+                LatencyReason::NeverMet,
+            )
+        }
+    };
+    let bounded = asked.clamp(serving.saturating_add(1), serving.saturating_mul(2));
+    (bounded.min(most), reason)
+}
+
+impl fmt::Display for LatencyDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (each, limit) = (self.load.concurrency(), self.limit);
+        match self.reason {
+            LatencyReason::NotServing => write!(f, "no replica serves"),
+            LatencyReason::Expected | LatencyReason::Untried => {
+                write!(
+                    f,
+                    "{each} requests a replica, {limit} are expected to meet it"
+                )
+            }
+            LatencyReason::Missed => {
+                write!(
+                    f,
+                    "{each} requests a replica have missed it, {limit} are expected to meet it"
+                )
+            }
+            LatencyReason::NeverMet => {
+                write!(
+                    f,
+                    "{each} requests a replica have missed it, and no number has met it yet"
+                )
+            }
+            LatencyReason::Unattainable => {
+                write!(
+                    f,
+                    "not met at one request a replica: more replicas change nothing"
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OBJECTIVE: SignedDuration = SignedDuration::from_millis(500);
+
+    /// What was learned of pairs of requests on a replica, in thousandths, and milliseconds.
+    fn learned(all: &[(u64, u64)]) -> ConcurrencyLimits {
+        let mut limits = ConcurrencyLimits::default();
+        for (concurrency, millis) in all {
+            limits.record(Measured {
+                concurrency: Milli(*concurrency),
+                p95: Percentile::Micros(millis * 1_000),
+                met: *millis <= 500,
+                at: Timestamp::UNIX_EPOCH,
+            });
+        }
+        limits
+    }
+
+    fn asked(
+        all: &[(u64, u64)],
+        requests: u64,
+        serving: u32,
+        current: u32,
+    ) -> (u32, LatencyReason) {
+        let load = ReplicaLoad {
+            requests: Milli(requests * 1_000),
+            serving,
+        };
+        let demand = LatencyDemand::new(OBJECTIVE, &learned(all), load, current);
+        (demand.replicas, demand.reason)
+    }
+
+    #[test]
+    fn before_anything_is_learned_replicas_stay_while_each_has_a_request() {
+        assert_eq!(asked(&[], 40, 4, 4), (4, LatencyReason::Untried));
+        assert_eq!(asked(&[], 3, 4, 4), (3, LatencyReason::Expected));
+        assert_eq!(asked(&[], 0, 4, 4), (0, LatencyReason::Expected));
+        assert_eq!(asked(&[], 40, 0, 1), (0, LatencyReason::NotServing));
+    }
+
+    #[test]
+    fn what_misses_the_objective_grows_in_proportion_until_a_number_is_known_that_meets_it() {
+        // 700 ms instead of 500: 4 * 1.4
+        assert_eq!(
+            asked(&[(10_000, 700)], 40, 4, 4),
+            (6, LatencyReason::NeverMet)
+        );
+        assert_eq!(
+            asked(&[(10_000, 501)], 40, 4, 4),
+            (5, LatencyReason::NeverMet)
+        );
+        assert_eq!(
+            asked(&[(10_000, 9_000)], 40, 4, 4),
+            (8, LatencyReason::NeverMet)
+        );
+        // while the others start, nothing adds up
+        assert_eq!(
+            asked(&[(10_000, 9_000)], 40, 4, 8),
+            (8, LatencyReason::NeverMet)
+        );
+        let known = [(10_000, 700), (6_000, 400)];
+        assert_eq!(asked(&known, 40, 4, 4), (7, LatencyReason::Missed));
+    }
+
+    #[test]
+    fn fewer_replicas_have_no_more_requests_than_have_met_the_objective() {
+        assert_eq!(
+            asked(&[(8_000, 480)], 20, 4, 4),
+            (3, LatencyReason::Expected)
+        );
+        assert_eq!(
+            asked(&[(8_000, 480)], 25, 4, 4),
+            (4, LatencyReason::Untried)
+        );
+    }
+
+    #[test]
+    fn an_objective_that_no_number_of_replicas_meets_asks_for_no_more_than_one_for_each_request() {
+        assert_eq!(
+            asked(&[(3_000, 9_000)], 12, 4, 4),
+            (8, LatencyReason::NeverMet)
+        );
+        let hopeless = [(3_000, 9_000), (1_000, 9_000)];
+        assert_eq!(asked(&hopeless, 12, 8, 8), (12, LatencyReason::NeverMet));
+        assert_eq!(
+            asked(&hopeless, 12, 12, 12),
+            (12, LatencyReason::Unattainable)
+        );
+        assert_eq!(
+            asked(&hopeless, 5, 12, 12),
+            (5, LatencyReason::Unattainable)
+        );
+    }
+
+    proptest! {
+        /// Whatever was measured: growth is bounded by the requests and by twice the replicas that serve, and
+        /// nothing shrinks below what has met the objective, or up to twice that with room to spare.
+        #[test]
+        fn growth_and_shrinking_are_bounded_whatever_was_measured(
+            all in prop::collection::vec((0u64..100_000, 1u64..5_000), 0..60),
+            (requests, serving, starting) in (0u64..2_000, 1u32..200, 0u32..50),
+        ) {
+            let limits = learned(&all);
+            let load = ReplicaLoad { requests: Milli(requests * 1_000), serving };
+            let current = serving + starting;
+            let demand = LatencyDemand::new(OBJECTIVE, &limits, load, current);
+            let each = u32::try_from(requests).unwrap();
+            prop_assert!(demand.replicas <= current.max(each));
+            prop_assert!(demand.replicas <= current.max(serving * 2));
+            if demand.replicas < current.min(each) {
+                let met = limits.highest_met().map_or(1_000, |met| met.concurrency.0.max(1_000));
+                let after = requests * 1_000 / u64::from(demand.replicas.max(1));
+                prop_assert!(after <= met * 2 + 1 || demand.replicas > serving, "{demand:?}");
+            }
+            // orders do not add up: it asks for as much while they start
+            let grown = current.max(demand.replicas);
+            if demand.replicas >= current {
+                let again = LatencyDemand::new(OBJECTIVE, &limits, load, grown);
+                prop_assert!(again.replicas <= grown);
+                prop_assert!(again.replicas >= demand.replicas.min(grown));
+            }
+        }
+    }
+}
