@@ -109,6 +109,8 @@ pub struct SignalExplanation {
     pub value: Option<String>,
     /// How much of it one replica should carry.
     pub target: Option<String>,
+    /// The same in words, where the value is no amount that replicas carry: what they use, or a latency.
+    pub text: Option<String>,
     /// The replicas that it asks for.
     pub replicas: Option<u32>,
     /// Why it is not known.
@@ -209,7 +211,7 @@ mod tests {
         );
         assert_eq!(
             keys(&value["services"][0]["signals"][0]),
-            "error name replicas target value"
+            "error name replicas target text value"
         );
         assert_eq!(
             keys(&value["jobs"][0]),

@@ -1,12 +1,12 @@
 //! InferenceDeployment: a model server that is scaled by its queue depth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bursar_core::model::DEFAULT_WEIGHT;
 use bursar_core::plan::LimitedBy;
 use bursar_core::scaling::{
-    GrowthRule, LearnedThroughput, Milli, RequestSignal, Schedule, SignalFailure,
+    GrowthRule, LearnedThroughput, Milli, RequestSignal, Schedule, SignalFailure, SignalRule,
 };
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -16,7 +16,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::caller_peers::{CallerPeer, MAX_PEERS};
-use crate::engine::options::{CUSTOM_MESSAGE, CUSTOM_RULE, EngineOptions};
+use crate::engine::options::{
+    CUSTOM_MESSAGE, CUSTOM_RULE, EngineOptions, FIRST_TOKEN_MESSAGE, INTER_TOKEN_MESSAGE,
+    KV_CACHE_MESSAGE, MetricNames, first_token_rule, inter_token_rule, kv_cache_rule,
+};
 use crate::engine::{self, Engine, EngineSettings};
 use crate::lenient::Validate;
 use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
@@ -25,7 +28,10 @@ use crate::scaling::{
     Behavior, MAX_SCHEDULES, OnSignalFailure, SCHEDULE_NAMES_MESSAGE, SCHEDULE_NAMES_RULE,
     ScheduleSpec, schedules_to_core,
 };
-use crate::signal::{MAX_SIGNALS, NAMES_MESSAGE, NAMES_RULE, SignalSpec, SignalStatus, SignalType};
+use crate::signal::{
+    EngineMeasure, MAX_SIGNALS, MEASURES_MESSAGE, MEASURES_RULE, NAMES_MESSAGE, NAMES_RULE,
+    SignalSpec, SignalStatus, SignalType,
+};
 use crate::spend::SpendSummary;
 use crate::template;
 
@@ -74,8 +80,13 @@ use crate::template;
     validation = Rule::new("!has(self.targetRef) || self.activation.mode != 'Always'")
         .message("activation.mode Always needs a template: it changes the Service's selector, and that of a targetRef is not Bursar's to change"),
     validation = Rule::new(CUSTOM_RULE).message(CUSTOM_MESSAGE),
+    validation = Rule::new(kv_cache_rule()).message(KV_CACHE_MESSAGE),
+    validation = Rule::new(first_token_rule()).message(FIRST_TOKEN_MESSAGE),
+    validation = Rule::new(inter_token_rule()).message(INTER_TOKEN_MESSAGE),
+    validation = Rule::new("self.activation.mode == 'Always' || self.scaling.signals.all(s, s.type != 'Gateway')")
+        .message("a signal of type Gateway needs activation.mode Always: otherwise requests go to replicas past the gateways"),
     validation = Rule::new("self.engine != 'None' || self.scaling.signals.all(s, s.type != 'Engine')")
-        .message("engine None has no queue depth: give scaling.signals of other types"),
+        .message("engine None has no queue depth and no other measure: give scaling.signals of other types"),
     validation = Rule::new("self.engine != 'None' || (!has(self.engineOptions) && self.activation.mode != 'Always')")
         .message("engine None takes no requests: it has no engineOptions, and no activation.mode Always"),
     validation = Rule::new("(self.engine == 'None') == (oldSelf.engine == 'None')")
@@ -223,12 +234,12 @@ pub struct ServiceRef {
         .message("pollingInterval of a signal must be at most idle.after: what comes between two reads would be missed")
 )]
 pub struct Scaling {
-    /// The demands that replicas follow: the one that asks for the most wins. Where none is of type
-    /// Engine, requests keep a replica and wake the first one, and ask for no further ones.
+    /// The demands that replicas follow: the one that asks for the most wins. Where none is the queue depth
+    /// of type Engine, requests keep a replica and wake the first one, and ask for no further ones.
     #[serde(default = "default_signals")]
     #[schemars(length(min = 1, max = MAX_SIGNALS))]
     #[x_kube(validation = Rule::new(NAMES_RULE).message(NAMES_MESSAGE))]
-    #[x_kube(validation = Rule::new("self.filter(s, s.type == 'Engine').size() <= 1").message("at most one signal is of type Engine"))]
+    #[x_kube(validation = Rule::new(MEASURES_RULE).message(MEASURES_MESSAGE))]
     pub signals: Vec<SignalSpec>,
     /// Which rule makes replicas of a queue.
     #[serde(default)]
@@ -599,8 +610,8 @@ pub struct Settings {
     pub max: u32,
     /// What its requests say of the replicas that it needs.
     pub request_signal: RequestSignal,
-    /// The names of its signals other than its requests, and how much of each one replica should carry.
-    pub signals: Vec<(String, Milli)>,
+    /// The names of its signals other than its queue depth, and what each of them measures.
+    pub signals: Vec<(String, SignalRule)>,
     /// `scaling.growth`.
     pub growth: GrowthRule,
     /// `scaling.behavior`.
@@ -654,12 +665,59 @@ impl InferenceDeploymentSpec {
         signals.map(|(index, signal)| (format!("spec.scaling.signals[{index}]"), signal))
     }
 
+    /// Whether the metrics of its engine tell how many requests are on a replica. A custom engine may have
+    /// none.
+    pub fn has_load_metrics(&self) -> bool {
+        let options = self.engine_options.as_ref();
+        let metrics = options.and_then(|options| options.metrics.as_ref());
+        self.engine != Engine::Custom || metrics.is_some_and(MetricNames::has_load)
+    }
+
+    /// What its signals measure of its engine beyond its queue depth.
+    pub fn engine_measures(&self) -> BTreeSet<EngineMeasure> {
+        let signals = self.scaling.signals.iter();
+        let measures = signals.filter_map(SignalSpec::engine_measure);
+        measures
+            .filter(|measure| *measure != EngineMeasure::QueueDepth)
+            .collect()
+    }
+
+    /// Whether its engine tells all that its signals measure, and gateways what nobody else does.
+    fn check_signals(&self) -> Result<(), FieldError> {
+        let settings = self.engine_settings()?;
+        for (field, signal) in self.signals() {
+            let is_told = match (signal.engine_measure(), &settings) {
+                (Some(EngineMeasure::QueueDepth), Some(_)) => self.has_load_metrics(),
+                (Some(measure), Some(settings)) => !settings.measure(measure).is_empty(),
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+            if !is_told {
+                let why = "its engine has no such metric: name it in engineOptions.metrics";
+                return Err(FieldError::new(format!("{field}.measure"), why));
+            }
+        }
+        let mut signals = self.scaling.signals.iter();
+        let has_gateway = signals.any(|signal| signal.kind == SignalType::Gateway);
+        match has_gateway || self.has_load_metrics() {
+            true => Ok(()),
+            false => Err(FieldError::new(
+                "spec.engineOptions.metrics",
+                CUSTOM_MESSAGE,
+            )),
+        }
+    }
+
     fn request_signal(&self) -> Result<RequestSignal, FieldError> {
         if self.engine == Engine::None {
             return Ok(RequestSignal::None);
         }
+        if !self.has_load_metrics() {
+            return Ok(RequestSignal::AtGateways);
+        }
         let mut signals = self.signals();
-        let engine = signals.find(|(_, signal)| signal.kind == SignalType::Engine);
+        let depth = Some(EngineMeasure::QueueDepth);
+        let engine = signals.find(|(_, signal)| signal.engine_measure() == depth);
         let target = engine.map(|(field, signal)| signal.target(&field));
         Ok(match target.transpose()? {
             Some(Milli(milli)) => {
@@ -670,14 +728,14 @@ impl InferenceDeploymentSpec {
         })
     }
 
-    fn measured_signals(&self) -> Result<Vec<(String, Milli)>, FieldError> {
-        let signals = self.signals();
-        let measured = signals.filter(|(_, signal)| signal.kind != SignalType::Engine);
-        let target = |(field, signal): (String, &SignalSpec)| {
+    fn measured_signals(&self) -> Result<Vec<(String, SignalRule)>, FieldError> {
+        let rule = |(field, signal): (String, &SignalSpec)| {
             signal.polling_interval(&field)?;
-            Ok((signal.name(), signal.target(&field)?))
+            let rule = signal.rule(&field)?;
+            Ok(rule.map(|rule| (signal.name(), rule)))
         };
-        measured.map(target).collect()
+        let rules = self.signals().map(rule);
+        rules.filter_map(Result::transpose).collect()
     }
 
     /// The numbers of the spec.
@@ -720,7 +778,7 @@ impl InferenceDeploymentSpec {
 
 impl Validate for InferenceDeployment {
     fn validate(&self) -> Result<(), FieldError> {
-        self.spec.engine_settings()?;
+        self.spec.check_signals()?;
         self.spec.settings().map(drop)
     }
 }

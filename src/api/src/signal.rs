@@ -1,7 +1,7 @@
 //! Signals of an InferenceDeployment: the demands that `spec.scaling.signals` names, each with a
 //! source of its own.
 
-use bursar_core::scaling::Milli;
+use bursar_core::scaling::{LatencyMeasure, Milli, SignalRule};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
@@ -19,6 +19,12 @@ pub const DEFAULT_QUEUE_DEPTH: u32 = 8;
 /// CEL: names differ, where a signal without a name has that of its type.
 pub(crate) const NAMES_RULE: &str = "self.all(s, self.exists_one(other, \
      (has(other.name) ? other.name : other.type.lowerAscii()) == (has(s.name) ? s.name : s.type.lowerAscii())))";
+/// CEL: each measure of the engine has one signal at most.
+pub(crate) const MEASURES_RULE: &str = "self.all(s, s.type != 'Engine' || self.exists_one(other, other.type == 'Engine' \
+     && (has(other.measure) ? other.measure : 'QueueDepth') == (has(s.measure) ? s.measure : 'QueueDepth')))";
+/// The message of [`MEASURES_RULE`].
+pub(crate) const MEASURES_MESSAGE: &str =
+    "at most one signal of type Engine is of each measure; without one it is QueueDepth";
 /// The message of [`NAMES_RULE`].
 pub(crate) const NAMES_MESSAGE: &str =
     "names of signals must differ; one without a name has that of its type";
@@ -28,12 +34,20 @@ pub(crate) const NAMES_MESSAGE: &str =
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.type == 'Engine' || has(self.target)")
+    validation = Rule::new("has(self.target) || has(self.targetLatency) || self.type == 'Engine' && (!has(self.measure) || self.measure == 'QueueDepth')")
         .message("target is missing: how much of the signal one replica should carry"),
-    validation = Rule::new("!has(self.target) || self.type != 'Engine' || type(self.target) == int && self.target >= 1 && self.target <= 100000")
+    validation = Rule::new("!has(self.measure) || self.type == 'Engine'")
+        .message("measure is for signals of type Engine alone"),
+    validation = Rule::new("!has(self.target) || self.type != 'Engine' || has(self.measure) && self.measure != 'QueueDepth' || type(self.target) == int && self.target >= 1 && self.target <= 100000")
         .message("target must be at least 1: the queue depth that one replica should carry, a whole number of at most 100000"),
-    validation = Rule::new("self.type != 'Engine' || (!has(self.secretName) && !has(self.pollingInterval))")
-        .message("a signal of type Engine is read from the replicas: it has no pollingInterval and no secretName"),
+    validation = Rule::new("!has(self.target) || !has(self.measure) || self.measure != 'KVCacheUse' || type(self.target) == int && self.target >= 1 && self.target <= 100")
+        .message("target must be from 1 to 100: percent of the KV cache, a whole number"),
+    validation = Rule::new("has(self.targetLatency) == (has(self.measure) && self.measure in ['TimeToFirstToken', 'InterTokenLatency'])")
+        .message("measure TimeToFirstToken and InterTokenLatency need targetLatency, and no other measure has it"),
+    validation = Rule::new("!has(self.targetLatency) || !has(self.target)")
+        .message("targetLatency and target exclude each other: give the one of the measure"),
+    validation = Rule::new("!(self.type in ['Engine', 'Gateway']) || (!has(self.secretName) && !has(self.pollingInterval))")
+        .message("signals of type Engine and Gateway are read from replicas and gateways: they have no pollingInterval and no secretName"),
     validation = Rule::new("self.type != 'External' || !has(self.secretName)")
         .message("a signal of type External is read from the API server: it has no secretName"),
     validation = Rule::new("has(self.prometheus) == (self.type == 'Prometheus')")
@@ -55,16 +69,28 @@ pub struct SignalSpec {
     /// Where it is read.
     #[serde(rename = "type", default)]
     pub kind: SignalType,
+    /// What is measured of the engine; of type Engine alone. Without it: QueueDepth. A service has at most
+    /// one signal of each measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<EngineMeasure>,
     /// Its name in statuses, messages and metrics; without one, that of its type in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: Option<String>,
     /// How much of it one replica should carry, at least 1m. Of type Engine: requests waiting, running and
-    /// held, a whole number, 8 without it. Of other types also a quantity such as "500m" or "1.5".
+    /// held, a whole number, 8 without it; of measure KVCacheUse percent of the KV cache, from 1 to 100. Of
+    /// other types also a quantity such as "500m" or "1.5".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : isQuantity(self) && quantity(self).compareTo(quantity('1m')) >= 0")
         .message("target must be at least 1m: a number, or a quantity such as \"500m\""))]
     pub target: Option<IntOrString>,
+    /// The objective of measure TimeToFirstToken or InterTokenLatency: the 95th percentile is to be at most
+    /// so long, from 1ms to 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,9}(ms|s|m|h))+$') && duration(self) >= duration('1ms') && duration(self) <= duration('10m')")
+        .message("must be a duration from 1ms to 10m, such as \"500ms\""))]
+    pub target_latency: Option<String>,
     /// How often it is read, from 1s to 1h; 5s without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
@@ -105,6 +131,9 @@ pub enum SignalType {
     /// The engine's metrics, and what gateways hold.
     #[default]
     Engine,
+    /// The requests that gateways hold and forward. Needs activation.mode Always, in which all go through
+    /// gateways.
+    Gateway,
     /// A PromQL query.
     Prometheus,
     /// A list or stream of Redis or Valkey.
@@ -128,6 +157,7 @@ impl SignalType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Engine => "Engine",
+            Self::Gateway => "Gateway",
             Self::Prometheus => "Prometheus",
             Self::Redis => "Redis",
             Self::RabbitMQ => "RabbitMQ",
@@ -137,6 +167,23 @@ impl SignalType {
             Self::External => "External",
         }
     }
+}
+
+/// What is measured of an engine.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord,
+)]
+pub enum EngineMeasure {
+    /// Requests waiting, running and held.
+    #[default]
+    QueueDepth,
+    /// How full the KV caches are, as a mean over replicas.
+    #[serde(rename = "KVCacheUse")]
+    KvCacheUse,
+    /// The 95th percentile of the time from the arrival of a request to its first token.
+    TimeToFirstToken,
+    /// The 95th percentile of the time from one token to the next.
+    InterTokenLatency,
 }
 
 /// A PromQL query.
@@ -348,10 +395,12 @@ impl Default for SignalSpec {
     fn default() -> Self {
         Self {
             kind: SignalType::Engine,
+            measure: None,
             name: None,
             target: Some(IntOrString::Int(
                 i32::try_from(DEFAULT_QUEUE_DEPTH).unwrap_or(1),
             )),
+            target_latency: None,
             polling_interval: None,
             secret_name: None,
             prometheus: None,
@@ -372,6 +421,47 @@ impl SignalSpec {
         self.name.clone().unwrap_or_else(of_type)
     }
 
+    /// What it measures of the engine; `None` of other types.
+    pub fn engine_measure(&self) -> Option<EngineMeasure> {
+        let is_engine = self.kind == SignalType::Engine;
+        is_engine.then(|| self.measure.unwrap_or_default())
+    }
+
+    /// What it measures and how much of it is wanted; `None` if it is the queue depth. `field` is the path
+    /// of the signal.
+    ///
+    /// # Errors
+    /// The target cannot be read; the API server's rules let none through.
+    pub fn rule(&self, field: &str) -> Result<Option<SignalRule>, FieldError> {
+        let latency = |measure| Ok(SignalRule::Latency(measure, self.target_latency(field)?));
+        let rule = match self.engine_measure() {
+            Some(EngineMeasure::QueueDepth) => return Ok(None),
+            Some(EngineMeasure::KvCacheUse) => {
+                // percent, and thousandths of a cache
+                let part = Milli(self.target(field)?.0 / 100);
+                SignalRule::KvCacheUse(part.clamp(Milli(1), Milli(1_000)))
+            }
+            Some(EngineMeasure::TimeToFirstToken) => latency(LatencyMeasure::TimeToFirstToken)?,
+            Some(EngineMeasure::InterTokenLatency) => latency(LatencyMeasure::InterToken)?,
+            None if self.kind == SignalType::Gateway => SignalRule::Gateway(self.target(field)?),
+            None => SignalRule::Outside(self.target(field)?),
+        };
+        Ok(Some(rule))
+    }
+
+    /// The latency that is its objective. `field` is the path of the signal.
+    fn target_latency(&self, field: &str) -> Result<SignedDuration, FieldError> {
+        let field = format!("{field}.targetLatency");
+        let text = self.target_latency.as_deref();
+        let text = text.ok_or_else(|| FieldError::new(&field, "is missing"))?;
+        let latency = quantities::duration(&field, text)?;
+        let bounds = SignedDuration::from_millis(1)..=SignedDuration::from_mins(10);
+        match bounds.contains(&latency) {
+            true => Ok(latency),
+            false => Err(FieldError::new(field, "must be between 1ms and 10m")),
+        }
+    }
+
     /// How much of it one replica should carry. `field` is the path of the signal.
     ///
     /// # Errors
@@ -379,7 +469,9 @@ impl SignalSpec {
     pub fn target(&self, field: &str) -> Result<Milli, FieldError> {
         let refuse = |why: &dyn std::fmt::Display| FieldError::new(format!("{field}.target"), why);
         match &self.target {
-            None if self.kind == SignalType::Engine => Ok(Milli::from_units(DEFAULT_QUEUE_DEPTH)),
+            None if self.engine_measure() == Some(EngineMeasure::QueueDepth) => {
+                Ok(Milli::from_units(DEFAULT_QUEUE_DEPTH))
+            }
             None => Err(refuse(&"is missing")),
             Some(IntOrString::Int(number)) => match u32::try_from(*number) {
                 Ok(number) if number > 0 => Ok(Milli::from_units(number)),

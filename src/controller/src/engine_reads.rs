@@ -30,8 +30,17 @@ impl EngineReads {
     /// Reads for as long as the process leads.
     pub(crate) async fn run<R: ReadEngine>(self, reads: engine_reads::EngineReads<R>) {
         let reads = reads.run(|reading| {
-            if let Some(changed) = self.take(&reading) {
-                let event = Event::Reading(reading.target.uid.clone(), changed);
+            let Some(changed) = self.take(&reading) else {
+                return;
+            };
+            let uid = &reading.target.uid;
+            let measures = reading.result.ok().and_then(|sample| sample.measures);
+            let measures = measures
+                .map(|measures| Event::EngineMeasures(uid.clone(), Arc::unwrap_or_clone(measures)));
+            for event in [Event::Reading(uid.clone(), changed)]
+                .into_iter()
+                .chain(measures)
+            {
                 // nobody listens at the end of leadership
                 self.inputs.send(Input::Event(event)).ok();
             }
@@ -65,7 +74,7 @@ impl EngineReads {
         let key = (namespace.to_owned(), service.to_owned());
         let readings = readings.entry(key).or_default();
         let moved = match &reading.result {
-            Ok(sample) => readings.sample(&target.uid, *sample, reading.at),
+            Ok(sample) => readings.sample(&target.uid, sample.clone(), reading.at),
             Err(error) => {
                 readings.failure(&target.uid, error.to_string());
                 false

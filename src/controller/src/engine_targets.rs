@@ -9,7 +9,9 @@ use bursar_api::InferenceDeployment;
 use bursar_api::engine::series_selector::SeriesSelector;
 use bursar_api::engine::{Alternatives, EngineSettings};
 use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL};
+use bursar_api::signal::EngineMeasure;
 use bursar_api::spend::WorkloadKind;
+use bursar_core::scaling::LatencyMeasure;
 use bursar_signals::engine_metrics::{EngineMetrics, Load, Metric, Source};
 use bursar_signals::engine_reads::{Target, Targets};
 use bursar_signals::exposition::Selector;
@@ -162,11 +164,12 @@ impl State {
                 if let Some(listed) = &mut self.listed_services {
                     listed.insert(key.clone());
                 }
-                let Ok(Some(engine)) = service.spec.engine_settings() else {
+                let settings = service.spec.engine_settings().ok().flatten();
+                let Some(engine) = settings.filter(|engine| !engine.loads.is_empty()) else {
                     self.remove_service(&key, &mut changes);
                     return changes;
                 };
-                let source = source(engine);
+                let source = source(engine, &service.spec.engine_measures());
                 if self
                     .services
                     .get(&key)
@@ -288,8 +291,8 @@ fn service_of(pod: &Pod) -> Option<Key> {
     Some((namespace.into(), name.into()))
 }
 
-/// Where the metrics of an engine are and what they are called.
-pub(crate) fn source(engine: EngineSettings) -> Source {
+/// Where the metrics of an engine are and what they are called, those of these measures included.
+pub(crate) fn source(engine: EngineSettings, measures: &BTreeSet<EngineMeasure>) -> Source {
     let selector = |SeriesSelector { name, labels }| Selector { name, labels };
     let metric = |alternatives: Alternatives| Metric {
         alternatives: alternatives
@@ -297,6 +300,26 @@ pub(crate) fn source(engine: EngineSettings) -> Source {
             .map(|series| series.into_iter().map(selector).collect())
             .collect(),
     };
+    let asked = |measure| {
+        let is_asked = measures.contains(&measure);
+        is_asked.then(|| metric(engine.measure(measure).to_vec()))
+    };
+    let kv_cache_use = asked(EngineMeasure::KvCacheUse);
+    let latencies = [
+        (
+            LatencyMeasure::TimeToFirstToken,
+            EngineMeasure::TimeToFirstToken,
+        ),
+        (LatencyMeasure::InterToken, EngineMeasure::InterTokenLatency),
+    ];
+    let latencies = latencies.into_iter().filter_map(|(latency, measure)| {
+        let mut metric = asked(measure)?;
+        for selector in metric.alternatives.iter_mut().flatten() {
+            selector.name.push_str("_bucket");
+        }
+        Some((latency, metric))
+    });
+    let latencies = latencies.collect();
     let loads = engine.loads.into_iter().map(|load| Load {
         queued: metric(load.queued),
         running: metric(load.running),
@@ -309,6 +332,8 @@ pub(crate) fn source(engine: EngineSettings) -> Source {
         requests: metric(engine.requests),
         input_tokens: metric(engine.input_tokens),
         output_tokens: metric(engine.output_tokens),
+        kv_cache_use,
+        latencies,
         counting: engine.counting,
         idle_page: idle_page.map(|names| names.iter().map(|name| (*name).into()).collect()),
     };

@@ -15,7 +15,7 @@ use bursar_api::names;
 use bursar_core::budget::BudgetState;
 use bursar_core::model::{Model, NamespaceView, PauseScope, ServiceView};
 use bursar_core::plan::LimitedBy;
-use bursar_core::scaling::{MeasuredSignal, SignalValue};
+use bursar_core::scaling::{MeasuredSignal, SignalTarget, SignalValue};
 use bursar_core::training::JobDecision;
 use bursar_runtime::access::{AccessReviewer, Right};
 use jiff::Timestamp;
@@ -71,7 +71,7 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         queue_depth: decision.queue_depth,
         held: Some(service.held),
         target: service.target,
-        signals: service.signals.iter().map(explain_signal).collect(),
+        signals: decision.signals.iter().map(explain_signal).collect(),
         current: Some(service.current),
         recommended: Some(decision.recommended),
         desired: Some(decision.desired),
@@ -85,16 +85,15 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
 }
 
 fn explain_signal(signal: &MeasuredSignal) -> SignalExplanation {
-    let (value, error) = match &signal.value {
-        SignalValue::Known(value) => (Some(value.to_string()), None),
-        SignalValue::Unknown(why) => (None, Some(why.clone())),
-    };
+    let is_unknown = matches!(signal.value, SignalValue::Unknown(_));
+    let is_amount = matches!(signal.target, SignalTarget::AverageValue(_));
     SignalExplanation {
         name: signal.name.clone(),
-        replicas: value.is_some().then(|| signal.replicas()),
-        value,
-        target: Some(signal.target.to_string()),
-        error,
+        replicas: (!is_unknown).then(|| signal.replicas()),
+        value: signal.shown_value().map(|value| value.to_string()),
+        target: Some(signal.shown_target().to_string()),
+        text: (!is_amount).then(|| signal.to_string()),
+        error: signal.why_unknown().map(str::to_owned),
     }
 }
 

@@ -72,16 +72,17 @@ pub(crate) fn slice_port(slices: &Store<EndpointSlice>, service: &Key) -> Option
     port.filter(|port| GATEWAY_PORTS.contains(port))
 }
 
-/// What a gateway's message says of the requests that it holds.
+/// What a gateway's message says of the requests that it has.
 pub(crate) fn demand(message: &Message) -> Event {
     let held = message.services.iter().map(|service| {
         let held = HeldRequests {
             requests: service.held,
+            in_flight: service.in_flight,
             since: service.first_held_at,
         };
         (Key::new(&service.namespace, &service.name), held)
     });
-    let held = held.filter(|(_, held)| held.requests > 0);
+    let held = held.filter(|(_, held)| held.requests > 0 || held.in_flight > 0);
     Event::Demand(message.gateway.as_str().into(), held.collect())
 }
 

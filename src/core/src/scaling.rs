@@ -189,7 +189,7 @@ impl Service {
                 forecast.replicas(queue_depth, target)
             }
             (RequestSignal::Target(target), None) => replicas_for(queue_depth, target),
-            (RequestSignal::Activity | RequestSignal::None, _) => u32::from(queue_depth > 0),
+            (_, _) => u32::from(queue_depth > 0),
         }
     }
 
@@ -241,7 +241,7 @@ impl Service {
                     "{sum} / target {target} = {by_target}; learned: {forecast}: {learned}"
                 ))
             }
-            (RequestSignal::Activity, _) => Some(sum.to_owned()),
+            (RequestSignal::Activity | RequestSignal::AtGateways, _) => Some(sum.to_owned()),
             (RequestSignal::None, _) => None,
         };
         self.with_signals(requests)

@@ -1,11 +1,15 @@
 //! What the metrics of an engine are called in each version, and what a page of them says.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bursar_core::ledger::EngineCounters;
-use bursar_core::model::event::Counting;
+use bursar_core::model::Name;
+use bursar_core::model::event::{Counting, EngineMeasures};
+use bursar_core::scaling::{Bucket, LatencyHistogram, LatencyMeasure, Milli};
 
-use crate::exposition::{LineTooLong, OtherSeries, Selector, Selectors, Sums};
+use crate::exposition::{LineTooLong, OtherSeries, Selector, Selectors, Sums, Total};
 
 /// No pod has more requests in one gauge.
 const MAX_GAUGE: f64 = 1e9;
@@ -44,6 +48,10 @@ pub struct EngineMetrics {
     pub input_tokens: Metric,
     /// Counter: tokens written.
     pub output_tokens: Metric,
+    /// Gauge: the part of the KV cache that is used, where a signal asks for it.
+    pub kv_cache_use: Option<Metric>,
+    /// The buckets of histograms of latencies in seconds, where signals ask for them.
+    pub latencies: BTreeMap<LatencyMeasure, Metric>,
     /// How soon the page shows what the engine does, where gauges tell how many requests run.
     pub counting: Counting,
     /// The engine shows a metric from its first value on. A page with no series but those that
@@ -77,13 +85,14 @@ impl Source {
     /// A page at a port and a path, with these metrics.
     pub fn new(port: u16, path: Cow<'static, str>, metrics: EngineMetrics) -> Self {
         let loads = metrics.loads.iter().flat_map(Load::metrics);
-        let series = loads
-            .chain(metrics.counters())
-            .flat_map(|metric| &metric.alternatives);
+        let series = |metric: &Metric| metric.alternatives.clone().into_iter().flatten();
+        let sums = loads.chain(metrics.counters()).chain(&metrics.kv_cache_use);
+        let sums = sums.flat_map(series).collect();
+        let histograms = metrics.latencies.values().flat_map(series).collect();
         Self {
             port,
             path,
-            selectors: Selectors::new(series.flatten().cloned().collect()),
+            selectors: Selectors::with_histograms(sums, histograms),
             metrics,
         }
     }
@@ -104,7 +113,7 @@ impl Load {
     ///
     /// # Errors
     /// The first metric that is not on the page.
-    fn value(&self, sums: &mut impl Iterator<Item = Option<f64>>) -> Result<LoadValue, &Metric> {
+    fn value(&self, sums: &mut impl Iterator<Item = Total>) -> Result<LoadValue, &Metric> {
         let values = self.metrics().map(|metric| (metric, metric.value(sums)));
         let is_missing = |(metric, value): &&(&Metric, Option<f64>)| {
             value.is_none() && !metric.alternatives.is_empty()
@@ -124,16 +133,58 @@ impl Load {
 
 impl Metric {
     /// The number, by the sums of its series, which are the next of `sums`.
-    fn value(&self, sums: &mut impl Iterator<Item = Option<f64>>) -> Option<f64> {
-        let mut value = None;
+    fn value(&self, sums: &mut impl Iterator<Item = Total>) -> Option<f64> {
+        let sums = sums.map(|total| total.value);
+        Some(self.first_there(sums)?.into_iter().flatten().sum())
+    }
+
+    /// The mean of its series, by their sums, which are the next of `sums`: each engine of a server shows
+    /// one.
+    fn mean(&self, sums: &mut impl Iterator<Item = Total>) -> Option<f64> {
+        let sums = sums.map(|total| total.value.map(|value| (value, total.samples)));
+        let there = self.first_there(sums)?.into_iter().flatten();
+        let (sum, samples) = there.fold((0.0, 0), |(sum, samples), (value, more)| {
+            (sum + value, samples + more)
+        });
+        Some(sum / f64::from(samples.max(1)))
+    }
+
+    /// The histogram, by the buckets of its series, which are the next of `histograms`.
+    fn histogram(
+        &self,
+        histograms: &mut impl Iterator<Item = Option<Vec<Bucket>>>,
+    ) -> Option<Result<LatencyHistogram, String>> {
+        let mut buckets = BTreeMap::new();
+        for bucket in self
+            .first_there(histograms)?
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let count: &mut u64 = buckets.entry(bucket.bound).or_default();
+            *count = count.saturating_add(bucket.count);
+        }
+        if buckets.is_empty() {
+            return Some(Ok(LatencyHistogram::default()));
+        }
+        let buckets = buckets.into_iter();
+        let buckets = buckets.map(|(bound, count)| Bucket { bound, count });
+        let histogram = LatencyHistogram::new(buckets.collect());
+        Some(histogram.map_err(|error| format!("histogram {}: {error}", self.names())))
+    }
+
+    /// What the page says of the first alternative that is on it: of each of its series. Takes all that is
+    /// its own.
+    fn first_there<T>(&self, values: impl Iterator<Item = Option<T>>) -> Option<Vec<Option<T>>> {
+        let (mut values, mut there) = (values, None);
         for series in &self.alternatives {
-            let sums: Vec<_> = sums.by_ref().take(series.len()).collect();
-            let is_there = sums.first().is_some_and(Option::is_some);
-            if value.is_none() && is_there {
-                value = Some(sums.into_iter().flatten().sum());
+            let own: Vec<Option<T>> = values.by_ref().take(series.len()).collect();
+            let is_there = own.first().is_some_and(Option::is_some);
+            if there.is_none() && is_there {
+                there = Some(own);
             }
         }
-        value
+        there
     }
 
     /// Its names, for messages.
@@ -143,10 +194,15 @@ impl Metric {
         names.dedup();
         names.join(" or ")
     }
+
+    /// Says that it is not on a page.
+    fn missing(&self) -> Name {
+        MissingMetric(self.names()).to_string().into()
+    }
 }
 
 /// What one pod reported.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Requests waiting and running.
     pub busy: u64,
@@ -159,6 +215,8 @@ pub struct Sample {
     pub done: EngineCounters,
     /// Whether there is any counter on the page.
     pub has_counters: bool,
+    /// What signals ask for beyond that; `None` if they ask for nothing.
+    pub measures: Option<Arc<EngineMeasures>>,
 }
 
 /// A metric that an engine has is not on its page.
@@ -199,7 +257,8 @@ impl<'s> PageReader<'s> {
     /// It does not say how many requests are on the engine.
     pub(crate) fn finish(self) -> Result<Sample, MissingMetric> {
         let metrics = self.metrics;
-        let mut sums = self.sums.finish().into_iter();
+        let page = self.sums.finish();
+        let mut sums = page.sums.into_iter();
         let loads = metrics.loads.iter().map(|load| load.value(&mut sums));
         // all of them, since the sums of the counters come behind
         let loads: Vec<_> = loads.collect();
@@ -222,7 +281,27 @@ impl<'s> PageReader<'s> {
                 return Err(MissingMetric(missing.join(", nor ")));
             }
         };
+        let has_answered = requests.is_some_and(|requests| requests > 0.0);
+        let is_idle_page = self.others.has_none();
+        let mut measures = EngineMeasures::default();
+        if let Some(metric) = &metrics.kv_cache_use {
+            let part = metric.mean(&mut sums).or(is_idle_page.then_some(0.0));
+            let part = part.map(|part| Milli((part * 1e3).round().clamp(0.0, 1e3) as u64));
+            measures.kv_cache_use = Some(part.ok_or_else(|| metric.missing()));
+        }
+        let mut histograms = page.histograms.into_iter();
+        for (measure, metric) in &metrics.latencies {
+            let histogram = match metric.histogram(&mut histograms) {
+                Some(histogram) => histogram.map(Arc::new).map_err(Name::from),
+                // one that nothing was counted in may not be shown yet
+                None if !has_answered => Ok(Arc::default()),
+                None => Err(metric.missing()),
+            };
+            measures.latencies.insert(*measure, histogram);
+        }
+        let is_asked = metrics.kv_cache_use.is_some() || !metrics.latencies.is_empty();
         Ok(Sample {
+            measures: is_asked.then(|| Arc::new(measures)),
             busy: load.requests,
             request_micros: load.request_micros,
             counting: match load.request_micros {
@@ -367,12 +446,53 @@ mod tests {
                     output_tokens: 70
                 },
                 has_counters: true,
+                measures: None,
             }
         );
         let without = sample_of("w 2\nr 3\n").unwrap();
         assert_eq!((without.busy, without.has_counters), (5, false));
         let missing = sample_of("w 2\n").unwrap_err();
         assert_eq!(missing.to_string(), "there is no metric r");
+    }
+
+    /// What a page says of the measures that signals ask for, of metrics that every version calls so.
+    fn measures_of(page: &str) -> EngineMeasures {
+        let mut metrics = metrics(["w", "r", "done", "read", "written"]);
+        metrics.kv_cache_use = Some(alternatives(&[&["kv"], &["gpu"]]));
+        let first = alternatives(&[&["new_bucket"], &["old_bucket"]]);
+        metrics.latencies = [(LatencyMeasure::TimeToFirstToken, first)].into();
+        let source = Source::new(0, "/metrics".into(), metrics);
+        let sample = page_of(&source, page).unwrap();
+        Arc::unwrap_or_clone(sample.measures.unwrap())
+    }
+
+    #[test]
+    fn measures_are_read_by_the_names_of_each_version_and_what_is_missing_is_not_zero() {
+        const LOAD: &str = "w 2\nr 3\ndone 7\n";
+        let first = |measures: &EngineMeasures| {
+            measures.latencies[&LatencyMeasure::TimeToFirstToken].clone()
+        };
+        let two_engines = "kv{engine=\"0\"} 0.8125\nkv{engine=\"1\"} 0.64\ngpu 0.1\n";
+        let old = "old_bucket{le=\"0.5\"} 3\nold_bucket{le=\"+Inf\"} 4\n";
+        let measures = measures_of(&format!("{LOAD}{two_engines}{old}"));
+        assert_eq!(measures.kv_cache_use, Some(Ok(Milli(726))), "a mean");
+        assert_eq!(first(&measures).unwrap().count(), 4);
+        let measures = measures_of(LOAD);
+        let missing = measures.kv_cache_use.unwrap().unwrap_err();
+        assert_eq!(&*missing, "there is no metric kv or gpu");
+        let missing = measures.latencies[&LatencyMeasure::TimeToFirstToken].clone();
+        let missing = missing.unwrap_err();
+        assert_eq!(&*missing, "there is no metric new_bucket or old_bucket");
+        let fresh = measures_of("w 0\nr 0\nkv 7\n");
+        assert_eq!(fresh.kv_cache_use, Some(Ok(Milli(1_000))), "bounded");
+        assert_eq!(
+            first(&fresh).unwrap().count(),
+            0,
+            "it has answered nothing yet"
+        );
+        let half = measures_of(&format!("{LOAD}kv 0\nnew_bucket{{le=\"0.5\"}} 3\n"));
+        let error = first(&half).unwrap_err();
+        assert!(error.contains("no bucket +Inf"), "{error}");
     }
 
     #[test]
@@ -440,7 +560,8 @@ mod tests {
                 request_micros: None,
                 counting: Counting::EachStep,
                 done,
-                has_counters: true
+                has_counters: true,
+                measures: None
             }
         );
     }

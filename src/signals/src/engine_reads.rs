@@ -264,7 +264,7 @@ impl<R: ReadEngine> EngineReads<R> {
             }
             sample
         });
-        let changed = known.last.update(result.as_ref().ok().copied(), elapsed);
+        let changed = known.last.update(result.as_ref().ok().cloned(), elapsed);
         report(Reading {
             target: Arc::clone(&known.target),
             at: (self.clock)(),
@@ -299,8 +299,9 @@ impl LastReading {
         match sample {
             Some(_) => {
                 self.sample_at = now;
-                let before = std::mem::replace(&mut self.sample, sample);
-                is_first || failed_before || is_stale || before != sample
+                let is_other = self.sample != sample;
+                self.sample = sample;
+                is_first || failed_before || is_stale || is_other
             }
             None => {
                 let expired = is_stale && self.sample.take().is_some();
@@ -368,6 +369,7 @@ mod tests {
                     counting: Default::default(),
                     done,
                     has_counters: true,
+                    measures: None,
                 },
                 None,
             ))
@@ -473,6 +475,7 @@ mod tests {
                 counting: Default::default(),
                 done,
                 has_counters: true,
+                measures: None,
             })
         };
         let mut last = LastReading::default();

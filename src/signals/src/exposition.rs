@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use bursar_core::scaling::{Bucket, MOST_BUCKETS, UNBOUNDED};
 use memchr::{memchr, memchr_iter};
 
 /// The longest line, in bytes, that a sample may take.
@@ -47,15 +48,25 @@ impl Selector {
 #[derive(Debug, Clone)]
 pub struct Selectors {
     all: Vec<Selector>,
+    /// So many of them are sums, and the others histograms.
+    sums: usize,
     filter: LineFilter,
 }
 
 impl Selectors {
     /// The series to sum, each by itself. Selectors may overlap.
     pub fn new(all: Vec<Selector>) -> Self {
+        Self::with_histograms(all, Vec::new())
+    }
+
+    /// The same, and series of buckets, `NAME_bucket`, to sum by their bounds: the label `le`.
+    pub fn with_histograms(sums: Vec<Selector>, histograms: Vec<Selector>) -> Self {
+        let count = sums.len();
+        let all: Vec<Selector> = sums.into_iter().chain(histograms).collect();
         let names: Vec<_> = all.iter().map(|selector| &*selector.name).collect();
         Self {
             filter: LineFilter::new(&names),
+            sums: count,
             all,
         }
     }
@@ -68,6 +79,8 @@ impl Selectors {
 pub struct Sums<'s> {
     selectors: &'s Selectors,
     sums: Vec<Sum>,
+    /// The buckets of each histogram, by their bounds in microseconds.
+    histograms: Vec<BTreeMap<u64, f64>>,
     /// The beginning of a line that may be a sample and whose end has not arrived.
     partial: Vec<u8>,
     /// The line whose end has not arrived is of no interest.
@@ -78,6 +91,8 @@ pub struct Sums<'s> {
 #[derive(Debug, Clone, Copy, Default)]
 struct Sum {
     value: Option<f64>,
+    /// How many samples are in it.
+    samples: u32,
     /// There is a sample of its name, selected or not.
     has_samples: bool,
     /// A `TYPE` line names its metric.
@@ -90,6 +105,7 @@ impl<'s> Sums<'s> {
         Self {
             selectors,
             sums: vec![Sum::default(); selectors.all.len()],
+            histograms: vec![BTreeMap::new(); selectors.all.len() - selectors.sums],
             partial: Vec::new(),
             skips_line: false,
         }
@@ -119,16 +135,17 @@ impl<'s> Sums<'s> {
         self.take_part(&rest[start..])
     }
 
-    /// The sum of each selector, in their order; `None` if it selects no sample or one that is not
-    /// a finite number. A metric that the page declares and has no sample of is zero: clients of
-    /// Prometheus show a series with labels from its first value on.
-    pub fn finish(mut self) -> Vec<Option<f64>> {
+    /// What the page says of each selector, in their order.
+    pub fn finish(mut self) -> PageSums {
         self.end_line();
-        let value = |sum: Sum| match sum.is_declared && !sum.has_samples {
-            true => Some(0.0),
-            false => sum.value.filter(|value| value.is_finite()),
-        };
-        self.sums.into_iter().map(value).collect()
+        let mut sums = self.sums.into_iter().map(Sum::total);
+        PageSums {
+            sums: sums.by_ref().take(self.selectors.sums).collect(),
+            histograms: sums
+                .zip(self.histograms)
+                .map(|(sum, buckets)| sum.value.map(|_| to_buckets(buckets)))
+                .collect(),
+        }
     }
 
     /// Takes a part of a line, without its end.
@@ -191,7 +208,8 @@ impl<'s> Sums<'s> {
         }
         // read once at most, however many selectors ask for them
         let mut labels = None;
-        for (selector, sum) in self.selectors.all.iter().zip(&mut self.sums) {
+        let selected = self.selectors.all.iter().zip(&mut self.sums);
+        for (index, (selector, sum)) in selected.enumerate() {
             let name = selector.name.as_bytes();
             let ends_name = |byte: &u8| matches!(byte, b'{' | b' ' | b'\t');
             if line.get(name.len()).is_some_and(ends_name)
@@ -200,8 +218,16 @@ impl<'s> Sums<'s> {
                 sum.has_samples = true;
                 let is_selected = selector.labels.is_empty()
                     || selector.selects(labels.get_or_insert_with(|| labels_of(rest)));
-                if is_selected {
-                    sum.value = Some(sum.value.unwrap_or(0.0) + value(rest));
+                if !is_selected {
+                    continue;
+                }
+                let value = value(rest);
+                sum.value = Some(sum.value.unwrap_or(0.0) + value);
+                sum.samples += 1;
+                let histogram = index.checked_sub(self.selectors.sums);
+                if let Some(buckets) = histogram.and_then(|index| self.histograms.get_mut(index)) {
+                    let labels = labels.get_or_insert_with(|| labels_of(rest));
+                    add_bucket(buckets, labels, value);
                 }
             }
         }
@@ -214,7 +240,7 @@ impl<'s> Sums<'s> {
         let (name, kind) = (words.next(), words.next());
         let ends: &[&[u8]] = match kind {
             Some(b"counter") => &[b"", b"_total"],
-            Some(b"histogram" | b"summary") => &[b"_sum", b"_count"],
+            Some(b"histogram" | b"summary") => &[b"_sum", b"_count", b"_bucket"],
             _ => &[b""],
         };
         for (selector, sum) in self.selectors.all.iter().zip(&mut self.sums) {
@@ -222,6 +248,68 @@ impl<'s> Sums<'s> {
             sum.is_declared |= rest.is_some_and(|rest| ends.contains(&rest));
         }
     }
+}
+
+impl Sum {
+    /// The sum, if there is one.
+    fn total(self) -> Total {
+        let value = match self.is_declared && !self.has_samples {
+            true => Some(0.0),
+            false => self.value.filter(|value| value.is_finite()),
+        };
+        Total {
+            value,
+            samples: self.samples,
+        }
+    }
+}
+
+/// What a page says of the series of some selectors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PageSums {
+    /// The sum of each selector.
+    pub sums: Vec<Total>,
+    /// The buckets of each histogram; `None` if it is not on the page.
+    pub histograms: Vec<Option<Vec<Bucket>>>,
+}
+
+/// The sum of a selector.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Total {
+    /// `None` if it selects no sample or one that is not a finite number. A metric that the page declares
+    /// and has no sample of is zero: clients of Prometheus show a series with labels from its first value
+    /// on.
+    pub value: Option<f64>,
+    /// How many samples it is the sum of.
+    pub samples: u32,
+}
+
+/// Adds a sample to the bucket of its bound, which is in seconds. More buckets than any engine has are
+/// left out, but for one, which shows that there are more.
+fn add_bucket(buckets: &mut BTreeMap<u64, f64>, labels: &BTreeMap<String, String>, value: f64) {
+    let bound = labels.get("le").and_then(|bound| match bound.as_str() {
+        "+Inf" => Some(UNBOUNDED),
+        // what is longer than any latency is no bound
+        number => (number.parse::<f64>().ok())
+            .filter(|seconds| (0.0..1e9).contains(seconds))
+            .map(|seconds| (seconds * 1e6).round() as u64),
+    });
+    let has_room = buckets.len() <= MOST_BUCKETS;
+    if let Some(bound) = bound
+        && (has_room || buckets.contains_key(&bound))
+    {
+        *buckets.entry(bound).or_default() += value;
+    }
+}
+
+fn to_buckets(buckets: BTreeMap<u64, f64>) -> Vec<Bucket> {
+    let buckets = buckets.into_iter();
+    let buckets = buckets.map(|(bound, count)| Bucket {
+        bound,
+        // not a number is none
+        count: count.clamp(0.0, 9_007_199_254_740_992.0) as u64,
+    });
+    buckets.collect()
 }
 
 /// Whether a page has series whose names begin with none of some texts.
@@ -423,7 +511,8 @@ mod tests {
         for piece in page.chunks(bytes) {
             sums.take(piece).unwrap();
         }
-        sums.finish()
+        let sums = sums.finish().sums;
+        sums.into_iter().map(|total| total.value).collect()
     }
 
     fn sums<const N: usize>(page: &[u8], names: [&str; N], bytes: usize) -> Vec<Option<f64>> {
@@ -452,6 +541,51 @@ mod tests {
             let sums = sums_of(page, &selectors, bytes);
             assert_eq!(sums, [Some(3.0), Some(7.0), None, Some(5.0), None]);
         }
+    }
+
+    /// The buckets of a histogram `h`, as bounds in microseconds and counts.
+    fn buckets_of(page: &str) -> Option<Vec<(u64, u64)>> {
+        let histogram = vec![Selector::all("h_bucket")];
+        let selectors = Selectors::with_histograms(vec![Selector::all("h_count")], histogram);
+        let mut all = Vec::new();
+        for bytes in [1, 7, page.len().max(1)] {
+            let mut sums = Sums::new(&selectors);
+            for piece in page.as_bytes().chunks(bytes) {
+                sums.take(piece).unwrap();
+            }
+            let buckets = sums.finish().histograms.remove(0);
+            let pairs = |buckets: Vec<Bucket>| {
+                let pairs = buckets.iter().map(|bucket| (bucket.bound, bucket.count));
+                pairs.collect::<Vec<_>>()
+            };
+            all.push(buckets.map(pairs));
+        }
+        all.dedup();
+        assert_eq!(all.len(), 1, "wherever the page is cut");
+        all.remove(0)
+    }
+
+    #[test]
+    fn buckets_are_summed_by_their_bounds_over_all_other_labels() {
+        let page = "# TYPE h histogram\nh_bucket{engine=\"0\",le=\"0.005\"} 1.0\nh_bucket{le=\"+Inf\",engine=\"0\"} 4.0\n\
+            h_count{engine=\"0\"} 4.0\nh_bucket{engine=\"1\",le=\"0.005\"} 2.0\nh_bucket{engine=\"1\",le=\"+Inf\"} 3.0\n";
+        let buckets = buckets_of(page).unwrap();
+        assert_eq!(buckets, [(5_000, 3), (UNBOUNDED, 7)]);
+        assert_eq!(buckets_of("h_sum 3\n"), None, "it is not on the page");
+        assert_eq!(buckets_of("# TYPE h histogram\n"), Some(vec![]));
+        let broken = "h_bucket{le=\"1\"} NaN\nh_bucket{le=\"+Inf\"} 3\n";
+        assert_eq!(buckets_of(broken), None);
+    }
+
+    #[test]
+    fn buckets_that_no_engine_has_are_bounded() {
+        let lines = (0..10_000).map(|bound| format!("h_bucket{{le=\"{bound}\"}} 1e300\n"));
+        let buckets = buckets_of(&lines.collect::<String>()).unwrap();
+        assert_eq!(buckets.len(), MOST_BUCKETS + 1);
+        assert_eq!(buckets[0].1, 9_007_199_254_740_992);
+        let odd =
+            "h_bucket{le=\"-1\"} 1\nh_bucket{le=\"1e30\"} 1\nh_bucket{le=\"x\"} 1\nh_bucket 1\n";
+        assert_eq!(buckets_of(odd), Some(vec![]));
     }
 
     #[test]
@@ -520,7 +654,7 @@ mod tests {
         }
         assert!(others.partial.capacity() <= MAX_LINE_BYTES);
         others.take(b"\nw 3\n").unwrap();
-        assert_eq!(others.finish(), [Some(3.0)]);
+        assert_eq!(others.finish().sums[0].value, Some(3.0));
         let x = selectors(["x"]);
         let mut ours = Sums::new(&x);
         ours.take(b"x{label=\"").unwrap();

@@ -31,12 +31,12 @@ impl Readings {
     /// none: what came before a first look is not known.
     pub fn sample(&mut self, uid: &str, mut sample: Sample, now: Timestamp) -> bool {
         let reading = self.pods.entry(uid.to_owned()).or_default();
-        let last = reading.last;
+        let last = reading.last.take();
         // a page without them does not take back what was done
-        if let Some((_, last)) = last.filter(|_| !sample.has_counters) {
+        if let Some((_, last)) = last.as_ref().filter(|_| !sample.has_counters) {
             sample.done = last.done;
         }
-        let moved = last.is_none_or(|(_, last)| last.done != sample.done);
+        let moved = (last.as_ref()).is_none_or(|(_, last)| last.done != sample.done);
         if let Some((at, last)) = last {
             // nor does a request that goes on show where they are known by their time
             let is_known = sample.request_micros.is_none();
@@ -73,7 +73,8 @@ impl Readings {
 
     /// What each pod has done by its own counters, and for how many seconds it had nothing to do since it was first read here.
     pub fn done(&self) -> impl Iterator<Item = (&String, EngineCounters, i64)> {
-        let read = |reading: &Reading| Some((reading.last?.1.done, reading.idle.as_secs()));
+        let read =
+            |reading: &Reading| Some((reading.last.as_ref()?.1.done, reading.idle.as_secs()));
         self.pods.iter().filter_map(move |(uid, reading)| {
             let (done, idle) = read(reading)?;
             Some((uid, done, idle))
@@ -82,25 +83,25 @@ impl Readings {
 
     /// What one pod has done by its own counters, as last read.
     pub fn last_done(&self, uid: &str) -> Option<EngineCounters> {
-        let (_, sample) = self.pods.get(uid)?.last?;
+        let (_, sample) = self.pods.get(uid)?.last.as_ref()?;
         Some(sample.done)
     }
 
     /// Requests on one pod; `None` if not known.
     pub fn busy(&self, uid: &str, now: Timestamp) -> Option<u64> {
-        let (at, sample) = self.pods.get(uid)?.last?;
-        (now.duration_since(at) < FRESH).then_some(sample.busy)
+        let (at, sample) = self.pods.get(uid)?.last.as_ref()?;
+        (now.duration_since(*at) < FRESH).then_some(sample.busy)
     }
 
     /// How soon the page of one pod shows what it does.
     pub fn counting(&self, uid: &str) -> Counting {
-        let last = self.pods.get(uid).and_then(|reading| reading.last);
+        let last = self.pods.get(uid).and_then(|reading| reading.last.as_ref());
         last.map_or_else(Counting::default, |(_, sample)| sample.counting)
     }
 
     /// Whether the last page of a pod had any counter.
     pub fn has_counters(&self, uid: &str) -> bool {
-        let last = self.pods.get(uid).and_then(|reading| reading.last);
+        let last = self.pods.get(uid).and_then(|reading| reading.last.as_ref());
         last.is_some_and(|(_, sample)| sample.has_counters)
     }
 
@@ -129,6 +130,7 @@ mod tests {
             counting: Counting::EachStep,
             done,
             has_counters: true,
+            measures: None,
         }
     }
 

@@ -149,8 +149,7 @@ async fn engine_reads(address: SocketAddr) {
         requests: metric("vllm:request_success_total"),
         input_tokens: metric("vllm:prompt_tokens_total"),
         output_tokens: metric("vllm:generation_tokens_total"),
-        counting: Default::default(),
-        idle_page: None,
+        ..EngineMetrics::default()
     };
     let source = Arc::new(Source::new(address.port(), "/metrics".into(), metrics));
     let (targets, reads) = EngineReads::new(Scraper, Settings::default(), Timestamp::now);

@@ -114,6 +114,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Prices(..) => "Prices",
         Event::Account(..) => "Account",
         Event::Reading(_, Reading::Counted { .. } | Reading::Uncounted { .. }) => "Reading",
+        Event::EngineMeasures(..) => "EngineMeasures",
         Event::Reading(_, Reading::Stale(_)) => "StaleReading",
         Event::Signal(..) => "Signal",
         Event::Gateway(..) => "Gateway",

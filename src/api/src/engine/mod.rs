@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::quantities::FieldError;
+use crate::signal::EngineMeasure;
 
 use options::{EngineOptions, MetricNames, TimeUnit};
 use presets::{Preset, preset};
@@ -73,7 +74,7 @@ pub struct EngineSettings {
     /// request for one of them wakes no service.
     pub paths_without_model: Vec<String>,
     /// Ways to tell how many requests are on a replica: the first of which all metrics are on the page
-    /// counts.
+    /// counts. None of a custom engine without metrics, of which nothing is read.
     pub loads: Vec<Load>,
     /// Counter: requests that ended. That the counters stand still is what idle means.
     pub requests: Alternatives,
@@ -81,6 +82,12 @@ pub struct EngineSettings {
     pub input_tokens: Alternatives,
     /// Counter: tokens written.
     pub output_tokens: Alternatives,
+    /// Gauge: the part of the KV cache that is used.
+    pub kv_cache_use: Alternatives,
+    /// Histogram: the time to the first token, in seconds.
+    pub time_to_first_token: Alternatives,
+    /// Histogram: the time between two tokens, in seconds.
+    pub inter_token_latency: Alternatives,
     /// How soon its page shows what it does.
     pub counting: Counting,
     /// See [`Preset::idle_page`].
@@ -159,6 +166,16 @@ impl EngineSettings {
         Ok(settings)
     }
 
+    /// The metrics of a measure; none of the queue depth, which has several.
+    pub fn measure(&self, measure: EngineMeasure) -> &[Vec<SeriesSelector>] {
+        match measure {
+            EngineMeasure::QueueDepth => &[],
+            EngineMeasure::KvCacheUse => &self.kv_cache_use,
+            EngineMeasure::TimeToFirstToken => &self.time_to_first_token,
+            EngineMeasure::InterTokenLatency => &self.inter_token_latency,
+        }
+    }
+
     fn of_preset(preset: &Preset, model: Option<&str>) -> Result<Self, FieldError> {
         let read = |names: &[&str]| {
             let names = names
@@ -186,6 +203,9 @@ impl EngineSettings {
             requests: read(preset.requests)?,
             input_tokens: read(preset.input_tokens)?,
             output_tokens: read(preset.output_tokens)?,
+            kv_cache_use: read(preset.kv_cache_use)?,
+            time_to_first_token: read(preset.time_to_first_token)?,
+            inter_token_latency: read(preset.inter_token_latency)?,
             counting: preset.counting,
             idle_page: preset.idle_page,
         })
@@ -197,9 +217,6 @@ impl EngineSettings {
         if options.port.is_none() {
             return Err(missing("spec.engineOptions.port"));
         }
-        if !options.metrics.as_ref().is_some_and(MetricNames::has_load) {
-            return Err(missing("spec.engineOptions.metrics"));
-        }
         Ok(Self {
             port: 0,
             metrics_port: 0,
@@ -210,6 +227,9 @@ impl EngineSettings {
             requests: Vec::new(),
             input_tokens: Vec::new(),
             output_tokens: Vec::new(),
+            kv_cache_use: Vec::new(),
+            time_to_first_token: Vec::new(),
+            inter_token_latency: Vec::new(),
             counting: Counting::AtEnd,
             idle_page: None,
         })
@@ -236,6 +256,17 @@ impl EngineSettings {
                 "outputTokens",
                 &names.output_tokens,
                 &mut self.output_tokens,
+            ),
+            ("kvCacheUse", &names.kv_cache_use, &mut self.kv_cache_use),
+            (
+                "timeToFirstToken",
+                &names.time_to_first_token,
+                &mut self.time_to_first_token,
+            ),
+            (
+                "interTokenLatency",
+                &names.inter_token_latency,
+                &mut self.inter_token_latency,
             ),
         ] {
             if !names.is_empty() {

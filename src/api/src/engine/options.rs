@@ -1,5 +1,7 @@
 //! What an InferenceDeployment says of its engine beyond its name: `spec.engineOptions`.
 
+use std::sync::LazyLock;
+
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -13,11 +15,55 @@ const MOST_PATHS: usize = 16;
 const PATH: &str = "^/[!-~]*$";
 /// CEL: a custom engine says where it listens and how many requests are on it.
 pub(crate) const CUSTOM_RULE: &str = "self.engine != 'Custom' || has(self.engineOptions) && has(self.engineOptions.port) \
-    && has(self.engineOptions.metrics) && (has(self.engineOptions.metrics.queued) \
-    || has(self.engineOptions.metrics.running) || has(self.engineOptions.metrics.requestTime))";
+    && (has(self.engineOptions.metrics) && (has(self.engineOptions.metrics.queued) \
+    || has(self.engineOptions.metrics.running) || has(self.engineOptions.metrics.requestTime)) \
+    || self.scaling.signals.exists(s, s.type == 'Gateway') && self.scaling.signals.all(s, s.type != 'Engine'))";
 /// The message of [`CUSTOM_RULE`].
 pub(crate) const CUSTOM_MESSAGE: &str = "a Custom engine needs engineOptions.port, and in engineOptions.metrics queued, running or requestTime: \
-    they tell how many requests are on a replica";
+    they tell how many requests are on a replica. Without them, give signals of type Gateway and none of type Engine";
+
+/// CEL: the engine has a metric for a measure, by its preset or by this option.
+fn measure_rule(measure: &str, option: &str, engines_without: &str) -> String {
+    format!(
+        "!(self.engine in [{engines_without}]) || self.scaling.signals.all(s, !has(s.measure) || s.measure != '{measure}') \
+         || has(self.engineOptions) && has(self.engineOptions.metrics) && has(self.engineOptions.metrics.{option})"
+    )
+}
+
+/// CEL: an engine whose KV cache is measured shows how full it is.
+pub(crate) fn kv_cache_rule() -> &'static str {
+    static RULE: LazyLock<String> = LazyLock::new(|| {
+        let engines = "'TGI', 'TensorFlowServing', 'TorchServe', 'Custom'";
+        measure_rule("KVCacheUse", "kvCacheUse", engines)
+    });
+    &RULE
+}
+/// The message of [`kv_cache_rule`].
+pub(crate) const KV_CACHE_MESSAGE: &str = "this engine has no metric of its KV cache that is known: measure KVCacheUse needs engineOptions.metrics.kvCacheUse";
+
+/// CEL: an engine whose time to the first token is measured shows it.
+pub(crate) fn first_token_rule() -> &'static str {
+    static RULE: LazyLock<String> = LazyLock::new(|| {
+        let engines = "'TGI', 'LlamaCpp', 'TensorFlowServing', 'TorchServe', 'Custom'";
+        measure_rule("TimeToFirstToken", "timeToFirstToken", engines)
+    });
+    &RULE
+}
+/// The message of [`first_token_rule`].
+pub(crate) const FIRST_TOKEN_MESSAGE: &str = "this engine has no histogram of the time to the first token that is known: \
+    measure TimeToFirstToken needs engineOptions.metrics.timeToFirstToken";
+
+/// CEL: an engine whose time between tokens is measured shows it.
+pub(crate) fn inter_token_rule() -> &'static str {
+    static RULE: LazyLock<String> = LazyLock::new(|| {
+        let engines = "'LlamaCpp', 'TensorFlowServing', 'TorchServe', 'Custom'";
+        measure_rule("InterTokenLatency", "interTokenLatency", engines)
+    });
+    &RULE
+}
+/// The message of [`inter_token_rule`].
+pub(crate) const INTER_TOKEN_MESSAGE: &str = "this engine has no histogram of the time between tokens that is known: \
+    measure InterTokenLatency needs engineOptions.metrics.interTokenLatency";
 
 /// What differs from the engine's preset. An engine that is `Custom` has none and needs a port and
 /// the metrics of its load.
@@ -93,6 +139,18 @@ pub struct MetricNames {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "alternatives")]
     pub output_tokens: Vec<String>,
+    /// Gauge: the part of the KV cache that is used, from 0 to 1. The mean of its series counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "alternatives")]
+    pub kv_cache_use: Vec<String>,
+    /// Histogram of the time to the first token in seconds, by its name without `_bucket`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "alternatives")]
+    pub time_to_first_token: Vec<String>,
+    /// Histogram of the time between two tokens in seconds, by its name without `_bucket`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "alternatives")]
+    pub inter_token_latency: Vec<String>,
 }
 
 /// A unit of time.
@@ -112,7 +170,7 @@ pub enum TimeUnit {
 
 impl MetricNames {
     /// Whether it tells how many requests are on a replica.
-    pub(super) fn has_load(&self) -> bool {
+    pub(crate) fn has_load(&self) -> bool {
         let load = [&self.queued, &self.running, &self.request_time];
         load.iter().any(|names| !names.is_empty())
     }

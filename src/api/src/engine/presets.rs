@@ -31,6 +31,12 @@ pub struct Preset {
     pub input_tokens: &'static [&'static str],
     /// Counter: tokens written.
     pub output_tokens: &'static [&'static str],
+    /// Gauge: the part of the KV cache that is used, from 0 to 1.
+    pub kv_cache_use: &'static [&'static str],
+    /// Histogram: the time to the first token, in seconds.
+    pub time_to_first_token: &'static [&'static str],
+    /// Histogram: the time between two tokens, in seconds.
+    pub inter_token_latency: &'static [&'static str],
     /// How soon its page shows what it does.
     pub counting: Counting,
     /// The engine shows a metric from its first value on. A page with no series but those that begin so
@@ -120,6 +126,12 @@ const VLLM: Preset = Preset {
     requests: &["vllm:request_success_total"],
     input_tokens: &["vllm:prompt_tokens_total"],
     output_tokens: &["vllm:generation_tokens_total"],
+    kv_cache_use: &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"],
+    time_to_first_token: &["vllm:time_to_first_token_seconds"],
+    inter_token_latency: &[
+        "vllm:inter_token_latency_seconds",
+        "vllm:time_per_output_token_seconds",
+    ],
     counting: Counting::EachStep,
     idle_page: None,
 };
@@ -170,6 +182,12 @@ const SGLANG: Preset = Preset {
     ],
     input_tokens: &["sglang:prompt_tokens_total"],
     output_tokens: &["sglang:generation_tokens_total"],
+    kv_cache_use: &["sglang:token_usage"],
+    time_to_first_token: &["sglang:time_to_first_token_seconds"],
+    inter_token_latency: &[
+        "sglang:inter_token_latency_seconds",
+        "sglang:time_per_output_token_seconds",
+    ],
     counting: Counting::AtEnd,
     idle_page: Some(&["python_", "process_"]),
 };
@@ -190,6 +208,9 @@ const TGI: Preset = Preset {
     requests: &["tgi_request_success"],
     input_tokens: &["tgi_request_input_length_sum"],
     output_tokens: &["tgi_request_generated_tokens_sum"],
+    kv_cache_use: &[],
+    time_to_first_token: &[],
+    inter_token_latency: &["tgi_request_mean_time_per_token_duration"],
     counting: Counting::AtEnd,
     idle_page: Some(&[
         "tgi_batch_max_total_tokens",
@@ -261,6 +282,12 @@ const TRITON: Preset = Preset {
         "nv_llm_output_token_len_sum",
         "vllm:generation_tokens_total",
     ],
+    kv_cache_use: &[
+        r#"nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction"}"#,
+        "vllm:gpu_cache_usage_perc",
+    ],
+    time_to_first_token: &["vllm:time_to_first_token_seconds"],
+    inter_token_latency: &["vllm:time_per_output_token_seconds"],
     counting: Counting::AtEnd,
     idle_page: None,
 };
@@ -297,6 +324,9 @@ const TENSORRT_LLM: Preset = Preset {
     requests: &["trtllm_request_success_total + trtllm_request_error_total"],
     input_tokens: &["trtllm_prompt_tokens_total"],
     output_tokens: &["trtllm_generation_tokens_total"],
+    kv_cache_use: &["trtllm_kv_cache_utilization"],
+    time_to_first_token: &["trtllm_time_to_first_token_seconds"],
+    inter_token_latency: &["trtllm_time_per_output_token_seconds"],
     counting: Counting::Late,
     idle_page: Some(&["python_", "process_", "trtllm_request_error_total"]),
 };
@@ -325,6 +355,9 @@ const LLAMA_CPP: Preset = Preset {
     requests: &[],
     input_tokens: &["llamacpp:prompt_tokens_total"],
     output_tokens: &["llamacpp:tokens_predicted_total"],
+    kv_cache_use: &["llamacpp:kv_cache_usage_ratio"],
+    time_to_first_token: &[],
+    inter_token_latency: &[],
     counting: Counting::AtEnd,
     idle_page: None,
 };
@@ -359,6 +392,9 @@ const TENSORFLOW_SERVING: Preset = Preset {
     ],
     input_tokens: &[],
     output_tokens: &[],
+    kv_cache_use: &[],
+    time_to_first_token: &[],
+    inter_token_latency: &[],
     counting: Counting::AtEnd,
     idle_page: None,
 };
@@ -379,6 +415,9 @@ const TORCH_SERVE: Preset = Preset {
     requests: &["ts_inference_requests_total"],
     input_tokens: &[],
     output_tokens: &[],
+    kv_cache_use: &[],
+    time_to_first_token: &[],
+    inter_token_latency: &[],
     counting: Counting::AtEnd,
     idle_page: None,
 };
@@ -417,6 +456,21 @@ const RAY_SERVE: Preset = Preset {
     output_tokens: &[
         "ray_vllm_generation_tokens_total",
         "ray_vllm:generation_tokens_total",
+    ],
+    kv_cache_use: &[
+        "ray_vllm_kv_cache_usage_perc",
+        "ray_vllm:kv_cache_usage_perc",
+        "ray_vllm:gpu_cache_usage_perc",
+    ],
+    time_to_first_token: &[
+        "ray_vllm_time_to_first_token_seconds",
+        "ray_vllm:time_to_first_token_seconds",
+    ],
+    inter_token_latency: &[
+        "ray_vllm_inter_token_latency_seconds",
+        "ray_vllm:inter_token_latency_seconds",
+        "ray_vllm_time_per_output_token_seconds",
+        "ray_vllm:time_per_output_token_seconds",
     ],
     counting: Counting::Late,
     idle_page: None,

@@ -64,6 +64,12 @@ pub(super) fn describe(
 /// A signal's value and the replicas that it asks for, or why it is not known.
 fn signal(entry: &SignalExplanation) -> String {
     let target = entry.target.as_deref().unwrap_or("unknown");
+    if let (Some(text), Some(_)) = (&entry.text, entry.replicas) {
+        return match &entry.error {
+            Some(why) => format!("{text}; a part is unknown: {why}"),
+            None => text.clone(),
+        };
+    }
     match (&entry.value, &entry.error) {
         (Some(value), _) => format!(
             "{value} at {target} a replica: {}",

@@ -90,7 +90,7 @@ impl WorkloadReader<'_> {
             signals: settings
                 .signals
                 .into_iter()
-                .map(|(name, target)| (name.into(), target))
+                .map(|(name, rule)| (name.into(), rule))
                 .collect(),
             growth: settings.growth,
             learned: object

@@ -332,6 +332,7 @@ mod tests {
         Decision {
             name: "chat".to_owned(),
             queue_depth: Some(u64::from(desired)),
+            signals: Vec::new(),
             recommended: desired,
             desired,
             allowed,

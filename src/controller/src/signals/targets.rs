@@ -121,11 +121,12 @@ impl SignalTargets {
         self.polled.all_read().await;
     }
 
-    /// The signals that a service names, but for that of its engine.
+    /// The signals that a service names, but for those of its engine and of gateways.
     fn polls(&self, service: &InferenceDeployment) -> BTreeMap<Name, Poll> {
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let signals = service.spec.signals();
-        let measured = signals.filter(|(_, signal)| signal.kind != SignalType::Engine);
+        let measured = signals
+            .filter(|(_, signal)| !matches!(signal.kind, SignalType::Engine | SignalType::Gateway));
         let poll = |(field, signal): (String, &SignalSpec)| {
             // a service whose numbers cannot be read is not decided over
             let interval = signal.polling_interval(&field).ok()?;

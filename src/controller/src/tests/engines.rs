@@ -1,10 +1,13 @@
 //! The presets of engines against pages as their versions print them (`e2e/data/engines`).
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use bursar_api::engine::{Engine, EngineSettings};
+use bursar_api::signal::EngineMeasure;
 use bursar_core::ledger::EngineCounters;
+use bursar_core::scaling::LatencyMeasure;
 use bursar_signals::engine::Scraper;
 use bursar_signals::engine_metrics::Sample;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,6 +118,16 @@ fn text(file: &str) -> String {
 
 /// Reads a text as the page of that engine.
 async fn read(engine: Engine, model: Option<&str>, text: String) -> Result<Sample, String> {
+    read_measures(engine, model, text, &BTreeSet::new()).await
+}
+
+/// The same with further measures.
+async fn read_measures(
+    engine: Engine,
+    model: Option<&str>,
+    text: String,
+    measures: &BTreeSet<EngineMeasure>,
+) -> Result<Sample, String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     let _server = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -131,7 +144,7 @@ async fn read(engine: Engine, model: Option<&str>, text: String) -> Result<Sampl
     let mut settings = EngineSettings::new(engine, model, None).unwrap();
     settings.metrics_port = address.port();
     let read = Scraper
-        .read(address.ip(), &source(settings), None)
+        .read(address.ip(), &source(settings, measures), None)
         .await
         .map(|(sample, _)| sample);
     read.map_err(|error| error.to_string())
@@ -151,6 +164,91 @@ async fn each_version_of_an_engine_is_read_by_its_own_names() {
         };
         assert_eq!(told, (page.busy, page.has_time, done), "{}", page.file);
         assert!(sample.has_counters, "{}", page.file);
+    }
+}
+
+/// The KV cache in thousandths, first tokens and further tokens that a page tells of.
+type Told = (Option<u64>, Option<u64>, Option<u64>);
+
+const MEASURES: [(&str, Engine, Told); 15] = [
+    (
+        "vllm-0.6",
+        Engine::Vllm,
+        (Some(430), Some(120), Some(20_394)),
+    ),
+    (
+        "vllm-2026",
+        Engine::Vllm,
+        (Some(726), Some(850), Some(609_381)),
+    ),
+    (
+        "vllm-2026-rust",
+        Engine::Vllm,
+        (Some(312), Some(84), Some(6_018)),
+    ),
+    (
+        "sglang-0.4",
+        Engine::Sglang,
+        (Some(280), Some(40), Some(20_440)),
+    ),
+    (
+        "sglang-2026",
+        Engine::Sglang,
+        (Some(410), Some(956), Some(200_388)),
+    ),
+    ("tgi-3.3", Engine::Tgi, (None, None, Some(1_033))),
+    ("llama-cpp-2025", Engine::LlamaCpp, (Some(187), None, None)),
+    ("llama-cpp-2026", Engine::LlamaCpp, (None, None, None)),
+    ("triton-23.10", Engine::Triton, (None, None, None)),
+    (TRITON_LLM, Engine::Triton, (Some(488), None, None)),
+    (
+        "triton-24-vllm",
+        Engine::Triton,
+        (None, Some(31), Some(4_009)),
+    ),
+    (
+        "tensorrt-llm-1.1",
+        Engine::TensorRtLlm,
+        (None, Some(15), Some(15)),
+    ),
+    (
+        "tensorrt-llm-2026",
+        Engine::TensorRtLlm,
+        (Some(173), Some(15), Some(15)),
+    ),
+    (
+        "ray-serve-2.48",
+        Engine::RayServe,
+        (Some(370), Some(467), Some(95_943)),
+    ),
+    ("torchserve-0.12", Engine::TorchServe, (None, None, None)),
+];
+
+#[tokio::test]
+async fn measures_of_each_version_are_read_by_its_own_names_and_what_it_lacks_is_unknown() {
+    let measures = BTreeSet::from([
+        EngineMeasure::KvCacheUse,
+        EngineMeasure::TimeToFirstToken,
+        EngineMeasure::InterTokenLatency,
+    ]);
+    for (file, engine, expected) in MEASURES {
+        let sample = read_measures(engine, None, text(file), &measures).await;
+        let sample = sample.unwrap_or_else(|error| panic!("{file}: {error}"));
+        let told = sample.measures.unwrap();
+        let cache = told.kv_cache_use.clone().unwrap();
+        let latency = |latency| {
+            let counted = told.latencies[&latency].as_ref();
+            let has_answered = sample.done.requests > 0;
+            let counted = counted.map(|counted| counted.count());
+            // of an engine that counts no requests, a histogram may be missing as nothing is in it
+            counted.ok().filter(|count| has_answered || *count > 0)
+        };
+        let told = (
+            cache.ok().map(|part| part.0),
+            latency(LatencyMeasure::TimeToFirstToken),
+            latency(LatencyMeasure::InterToken),
+        );
+        assert_eq!(told, expected, "{file}");
     }
 }
 

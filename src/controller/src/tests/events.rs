@@ -13,6 +13,7 @@ fn decision(allowed: u32, recommended: u32, limited_by: Option<LimitedBy>) -> De
     Decision {
         name: "chat".to_owned(),
         queue_depth: Some(0),
+        signals: Vec::new(),
         recommended,
         desired: allowed,
         allowed,

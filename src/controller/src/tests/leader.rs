@@ -404,6 +404,7 @@ impl Leader {
                 counting: Default::default(),
                 done: Default::default(),
                 has_counters: true,
+                measures: None,
             };
             let moved = readings.sample(pod::uid(&pod), sample, world.now);
             let reading = Reading::Counted {

@@ -45,6 +45,7 @@ fn order(name: &str, from: u32, to: u32, after_latch: bool) -> Order {
     let decision = Decision {
         name: name.to_owned(),
         queue_depth: None,
+        signals: Vec::new(),
         recommended: to,
         desired: to,
         allowed: to,

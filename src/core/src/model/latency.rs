@@ -218,7 +218,7 @@ impl LearnedLatency {
                 true => now,
                 false => now.saturating_add(SETTLES).unwrap_or(now),
             };
-            self.window = Some(Window::new(from));
+            (self.window, self.p95) = (Some(Window::new(from)), None);
         }
         let Some(window) = &mut self.window else {
             return;
@@ -337,7 +337,13 @@ impl LearnedLatencies {
         let learned = self.latencies.get(&measure)?;
         let load = self.load.load();
         Some(LatencyState {
-            demand: LatencyDemand::new(learned.objective, &learned.limits, load, current),
+            demand: LatencyDemand::new(
+                learned.objective,
+                &learned.limits,
+                load,
+                current,
+                learned.p95.is_some(),
+            ),
             p95: learned.p95,
         })
     }

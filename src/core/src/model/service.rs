@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scale_down_limit::ScaleDownLimit;
-use crate::scaling::{History, MeasuredSignal, Milli, ReplicaLog, RequestSignal, Signal};
+use crate::scaling::{History, Milli, ReplicaLog, RequestSignal, Signal};
 
 use super::claim::BudgetRank;
 use super::event::{
@@ -134,8 +134,6 @@ pub(crate) struct ServiceState {
     pub(crate) pods: BTreeSet<Name>,
     /// What was last read of its signals other than its requests.
     pub(crate) signals: BTreeMap<Name, Measurement>,
-    /// Its signals other than its queue depth, as the last decision found them.
-    pub(crate) measured: Vec<MeasuredSignal>,
     /// Numbers asked for before; `None` until the first decision.
     pub(crate) history: Option<History>,
     /// How many replicas that were not told to leave it had.
@@ -238,7 +236,6 @@ impl ServiceState {
         self.starts = StartDurations::default();
         self.learned = LearnedDemand::default();
         self.latencies.forget();
-        self.measured.clear();
         self.without_pod = MissingReplicaPods::default();
         self.scale_down_limit = ScaleDownLimit::default();
         self.forget_orders();
@@ -284,10 +281,16 @@ impl ServiceState {
         true
     }
 
-    /// Whether its replicas take requests, and engines are read.
+    /// Whether its replicas take requests.
     pub(crate) fn takes_requests(&self) -> bool {
         let spec = self.spec.as_ref();
         spec.is_none_or(|spec| spec.request_signal != RequestSignal::None)
+    }
+
+    /// Whether its engines are read.
+    pub(crate) fn reads_engines(&self) -> bool {
+        let spec = self.spec.as_ref();
+        spec.is_none_or(|spec| spec.request_signal.is_read_of_engines())
     }
 
     /// Takes that an engine was read.

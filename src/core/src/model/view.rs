@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::budget::{BudgetState, RunningCost};
 use crate::plan::Decision;
-use crate::scaling::{LearnedThroughput, MeasuredSignal};
+use crate::scaling::LearnedThroughput;
 use crate::training::JobDecision;
 
 use super::event::{Key, Name};
@@ -20,8 +20,6 @@ pub struct ServiceView {
     pub held: u64,
     /// Queue depth that one replica should carry; `None` where that asks for no replicas.
     pub target: Option<u32>,
-    /// Its signals other than its requests.
-    pub signals: Vec<MeasuredSignal>,
     /// Replicas that it has or was given.
     pub current: u32,
     /// When something last happened; `None` if that is not known yet.
@@ -68,7 +66,6 @@ impl Model {
             decision: state.decision.clone()?,
             held: self.gateways.held(key).requests,
             target: state.spec.as_ref()?.request_signal.target(),
-            signals: state.measured.clone(),
             current: state.declared(),
             last_active: state.last_active,
             running_cost: state.running_cost?,

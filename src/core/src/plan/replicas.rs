@@ -419,7 +419,7 @@ fn observe_service(
     let unreachable_gateway = model.gateways.unreachable().map(str::to_owned);
     let zone = model.zone.clone();
     let state = model.services.get_mut(key)?;
-    let takes_requests = state.takes_requests();
+    let (takes_requests, reads_engines) = (state.takes_requests(), state.reads_engines());
     let unreachable_gateway = unreachable_gateway.filter(|_| takes_requests);
     state.spec.as_ref()?;
     let pods: Vec<(&Name, &PodState)> = state
@@ -453,7 +453,7 @@ fn observe_service(
     let (starting_since, next_fails) = service::starting_since(&unready, coming, now);
     let start_ends = state.starts.observe(starting_since, now);
     let start_patience = state.starts.start_timeout();
-    let demand = match takes_requests {
+    let demand = match reads_engines {
         true => service::engine_demand(&alive, now),
         false => EngineDemand::none(),
     };
@@ -480,7 +480,6 @@ fn observe_service(
         unreachable_gateway: unreachable_gateway.as_deref(),
     };
     let (signals, signals_change) = state.measure_signals(&sources, now);
-    state.measured.clone_from(&signals);
     let spec = state.spec.as_ref()?;
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let start = state.starts.expected();
@@ -518,7 +517,7 @@ fn observe_service(
         .burst
         .map(|(until, goes_on)| (if goes_on { now } else { until.min(now) }, goes_on));
     let mut last_active = state.last_active.map(|at| at.min(now));
-    let is_read = takes_requests && service::has_reading(&alive, now);
+    let is_read = reads_engines && service::has_reading(&alive, now);
     if last_active.is_none() && !is_read {
         // nothing to read: what starts now has the whole idle time before it
         last_active = pods.iter().map(|(_, found)| found.pod.created).max();
@@ -526,7 +525,7 @@ fn observe_service(
     // what a replica that is ready does before it is read is not known to be nothing
     let unread = alive
         .iter()
-        .filter(|(_, _, engine)| takes_requests && engine.is_unread());
+        .filter(|(_, _, engine)| reads_engines && engine.is_unread());
     last_active = last_active.max(unread.filter_map(|(_, pod, _)| pod.ready_since).max());
     let mut observed = Service {
         name: key.name.to_string(),

@@ -8,7 +8,7 @@ use crate::model::PauseScope;
 use crate::model::claim::{BudgetPreemption, Claim, Part};
 use crate::refusal::RefusalReason;
 use crate::scale_down_limit;
-use crate::scaling::{Activation, Recommendation, Service};
+use crate::scaling::{Activation, MeasuredSignal, Recommendation, Service};
 
 /// A request that came while no replica could start may try again after this long.
 const START_AGAIN: SignedDuration = SignedDuration::from_secs(60);
@@ -36,6 +36,8 @@ pub struct Decision {
     pub name: String,
     /// Requests waiting, running and held; `None` if unknown.
     pub queue_depth: Option<u64>,
+    /// Its signals other than its queue depth, as it found them.
+    pub signals: Vec<MeasuredSignal>,
     /// Replicas that the demand asks for, before any window or bound: what the stabilization window remembers.
     pub recommended: u32,
     /// Replicas wanted, within the service's own bounds.
@@ -214,6 +216,7 @@ impl Allotment {
         let decision = Decision {
             name: service.name.clone(),
             queue_depth,
+            signals: service.signals.clone(),
             recommended,
             desired,
             allowed,

@@ -36,6 +36,8 @@ pub enum RequestSignal {
     Target(u32),
     /// While there are any it is not idle, and has at least one replica.
     Activity,
+    /// The same, and nothing is read of its replicas: those count that gateways hold and forward.
+    AtGateways,
     /// It takes none, and nothing is read of its replicas.
     None,
 }
@@ -45,7 +47,15 @@ impl RequestSignal {
     pub fn target(self) -> Option<u32> {
         match self {
             Self::Target(target) => Some(target),
-            Self::Activity | Self::None => None,
+            Self::Activity | Self::AtGateways | Self::None => None,
+        }
+    }
+
+    /// Whether requests are read of the engines of its replicas.
+    pub fn is_read_of_engines(self) -> bool {
+        match self {
+            Self::Target(_) | Self::Activity => true,
+            Self::AtGateways | Self::None => false,
         }
     }
 }
@@ -145,13 +155,17 @@ impl MeasuredSignal {
         }
     }
 
-    /// Why it is not known, if it is not.
+    /// Why it is not known, if it is not, with its name.
     pub fn unknown(&self) -> Option<String> {
+        let why = self.why_unknown()?;
+        Some(format!("signal {}: {why}", self.name))
+    }
+
+    /// Why it, or a part of it, is not known, if it is not.
+    pub fn why_unknown(&self) -> Option<&str> {
         match &self.value {
             SignalValue::Known(_) | SignalValue::Absent => None,
-            SignalValue::AtLeast(_, why) | SignalValue::Unknown(why) => {
-                Some(format!("signal {}: {why}", self.name))
-            }
+            SignalValue::AtLeast(_, why) | SignalValue::Unknown(why) => Some(why),
         }
     }
 

@@ -5,6 +5,8 @@
 mod behavior;
 mod counting;
 mod growth;
+mod latency_simulation;
+mod measures;
 
 #[path = "../common/pods.rs"]
 mod pods;

@@ -12,7 +12,8 @@
 //!
 //! There is never more than a replica for each request: a request that is alone misses the objective with
 //! any number of replicas. Replicas that start change nothing of it before they serve, so orders do not add
-//! up.
+//! up, and once they serve there are no more before it was measured with them: requests that have waited for
+//! them still are where they were.
 
 mod histogram;
 mod limits;
@@ -66,7 +67,8 @@ pub enum LatencyReason {
     NotServing,
     /// The replicas have no more requests than are expected to be within the objective.
     Expected,
-    /// More requests than have met it are on them, and so many have not missed it yet.
+    /// More requests than have met it are on them, and so many have not missed it yet, or not with these
+    /// replicas.
     Untried,
     /// So many requests have missed it, and fewer have met it.
     Missed,
@@ -93,16 +95,24 @@ pub struct LatencyDemand {
 
 impl LatencyDemand {
     /// What an objective asks for, by what was learned of it. `current` is how many replicas there are,
-    /// those that start included.
+    /// those that start included; `is_measured` says whether the latency was measured since the last of
+    /// them began to serve.
     pub fn new(
         objective: SignedDuration,
         learned: &ConcurrencyLimits,
         load: ReplicaLoad,
         current: u32,
+        is_measured: bool,
     ) -> Self {
         let micros = micros(objective);
         let limit = learned.limit(micros);
-        let (replicas, reason) = replicas(micros, learned, limit, load, current);
+        let asked = replicas(micros, learned, limit, load, current);
+        let (replicas, reason) = match asked {
+            (more, LatencyReason::Missed | LatencyReason::NeverMet) if !is_measured => {
+                (more.min(current), LatencyReason::Untried)
+            }
+            asked => asked,
+        };
         Self {
             objective,
             load,
@@ -163,7 +173,8 @@ fn replicas(
 
 impl fmt::Display for LatencyDemand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (each, limit) = (self.load.concurrency(), self.limit);
+        let tenths = |amount: Milli| Milli((amount.0 + 50) / 100 * 100);
+        let (each, limit) = (tenths(self.load.concurrency()), tenths(self.limit));
         match self.reason {
             LatencyReason::NotServing => write!(f, "no replica serves"),
             LatencyReason::Expected | LatencyReason::Untried => {
@@ -227,7 +238,7 @@ mod tests {
             requests: Milli(requests * 1_000),
             serving,
         };
-        let demand = LatencyDemand::new(OBJECTIVE, &learned(all), load, current);
+        let demand = LatencyDemand::new(OBJECTIVE, &learned(all), load, current, true);
         (demand.replicas, demand.reason)
     }
 
@@ -264,6 +275,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_added_before_it_was_measured_with_the_replicas_that_there_are() {
+        let load = ReplicaLoad {
+            requests: Milli(40_000),
+            serving: 4,
+        };
+        let learned = learned(&[(10_000, 9_000)]);
+        let demand = |current| LatencyDemand::new(OBJECTIVE, &learned, load, current, false);
+        assert_eq!((demand(4).replicas, demand(6).replicas), (4, 6));
+        assert_eq!(demand(4).reason, LatencyReason::Untried);
+    }
+
+    #[test]
     fn fewer_replicas_have_no_more_requests_than_have_met_the_objective() {
         assert_eq!(
             asked(&[(8_000, 480)], 20, 4, 4),
@@ -271,6 +294,10 @@ mod tests {
         );
         assert_eq!(
             asked(&[(8_000, 480)], 25, 4, 4),
+            (4, LatencyReason::Expected)
+        );
+        assert_eq!(
+            asked(&[(8_000, 480)], 40, 4, 4),
             (4, LatencyReason::Untried)
         );
     }
@@ -304,7 +331,7 @@ mod tests {
             let limits = learned(&all);
             let load = ReplicaLoad { requests: Milli(requests * 1_000), serving };
             let current = serving + starting;
-            let demand = LatencyDemand::new(OBJECTIVE, &limits, load, current);
+            let demand = LatencyDemand::new(OBJECTIVE, &limits, load, current, true);
             let each = u32::try_from(requests).unwrap();
             prop_assert!(demand.replicas <= current.max(each));
             prop_assert!(demand.replicas <= current.max(serving * 2));
@@ -316,7 +343,7 @@ mod tests {
             // orders do not add up: it asks for as much while they start
             let grown = current.max(demand.replicas);
             if demand.replicas >= current {
-                let again = LatencyDemand::new(OBJECTIVE, &limits, load, grown);
+                let again = LatencyDemand::new(OBJECTIVE, &limits, load, grown, true);
                 prop_assert!(again.replicas <= grown);
                 prop_assert!(again.replicas >= demand.replicas.min(grown));
             }
