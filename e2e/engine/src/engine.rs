@@ -151,6 +151,8 @@ struct Request {
     wanted: Wanted,
     choice: usize,
     arrived: Instant,
+    /// When its last token was made.
+    last_token: Instant,
     tokens: mpsc::UnboundedSender<Token>,
 }
 
@@ -179,6 +181,7 @@ impl State {
                         wanted,
                         choice,
                         arrived,
+                        last_token: arrived,
                         tokens,
                     },
                 );
@@ -200,13 +203,16 @@ impl State {
 
     fn deliver(&mut self, outputs: Vec<Output>) {
         for output in outputs {
-            let Some(request) = self.requests.get(&output.id) else {
+            let Some(request) = self.requests.get_mut(&output.id) else {
                 continue;
             };
+            let before = std::mem::replace(&mut request.last_token, Instant::now());
             self.metrics.token();
-            if output.generated == 1 {
-                self.metrics
-                    .first_token(request.wanted.prompt, request.arrived.elapsed());
+            match output.generated {
+                1 => self
+                    .metrics
+                    .first_token(request.wanted.prompt, request.arrived.elapsed()),
+                _ => (self.metrics).further_token(request.last_token.duration_since(before)),
             }
             let finish = output.last.then_some(request.wanted.finish);
             // a client that went away is aborted by the drop of its answer

@@ -508,7 +508,11 @@ impl SignalSpec {
 
 #[cfg(test)]
 mod tests {
+    use bursar_core::scaling::RequestSignal;
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::lenient::Validate;
 
     fn signal(target: Option<IntOrString>) -> SignalSpec {
         SignalSpec {
@@ -558,5 +562,108 @@ mod tests {
             ..signal(None)
         };
         assert_eq!(named.name(), "jobs");
+    }
+
+    /// A service with this engine and these signals, and what else it says.
+    fn service(engine: &str, signals: Value, further: Value) -> crate::InferenceDeployment {
+        let mut spec = json!({
+            "engine": engine, "maxReplicas": 3, "scaling": {"signals": signals},
+            "template": {"spec": {"containers": [{"name": "engine", "image": "engine"}]}},
+        });
+        let fields = further.as_object().unwrap().clone();
+        spec.as_object_mut().unwrap().extend(fields);
+        serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+            "metadata": {"name": "chat", "namespace": "team"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn each_measure_is_a_rule_of_its_own_and_the_queue_depth_is_that_of_requests() {
+        let signals = json!([
+            {"type": "Engine", "target": 64},
+            {"type": "Engine", "name": "kv", "measure": "KVCacheUse", "target": 85},
+            {"type": "Engine", "name": "first", "measure": "TimeToFirstToken", "targetLatency": "1s500ms"},
+            {"type": "Engine", "name": "next", "measure": "InterTokenLatency", "targetLatency": "40ms"},
+            {"type": "Gateway", "target": 4},
+        ]);
+        let chat = service("vLLM", signals, json!({"activation": {"mode": "Always"}}));
+        chat.validate().unwrap();
+        let settings = chat.spec.settings().unwrap();
+        assert_eq!(settings.request_signal, RequestSignal::Target(64));
+        let latency =
+            |measure, millis| SignalRule::Latency(measure, SignedDuration::from_millis(millis));
+        let expected = [
+            ("kv", SignalRule::KvCacheUse(Milli(850))),
+            ("first", latency(LatencyMeasure::TimeToFirstToken, 1_500)),
+            ("next", latency(LatencyMeasure::InterToken, 40)),
+            ("gateway", SignalRule::Gateway(Milli(4_000))),
+        ];
+        let expected = expected.map(|(name, rule)| (name.to_owned(), rule));
+        assert_eq!(settings.signals, expected);
+    }
+
+    #[test]
+    fn without_the_queue_depth_requests_keep_a_replica_and_a_custom_engine_needs_no_metrics() {
+        let cache = json!([{"measure": "KVCacheUse", "target": 80}]);
+        let settings = service("vLLM", cache, json!({})).spec.settings().unwrap();
+        assert_eq!(settings.request_signal, RequestSignal::Activity);
+        let gateway = json!([{"type": "Gateway", "target": 4}]);
+        let port = json!({"engineOptions": {"port": 9000}});
+        let custom = service("Custom", gateway, port.clone());
+        custom.validate().unwrap();
+        let settings = custom.spec.settings().unwrap();
+        assert_eq!(settings.request_signal, RequestSignal::AtGateways);
+        let error = service("Custom", json!([{"target": 4}]), port).validate();
+        assert_eq!(error.unwrap_err().field, "spec.scaling.signals[0].measure");
+    }
+
+    #[test]
+    fn a_measure_that_an_engine_does_not_tell_is_refused_until_it_is_named() {
+        let first = json!([{"measure": "TimeToFirstToken", "targetLatency": "500ms"}]);
+        let refused = service("TGI", first.clone(), json!({})).validate();
+        assert_eq!(
+            refused.unwrap_err().field,
+            "spec.scaling.signals[0].measure"
+        );
+        let named =
+            json!({"engineOptions": {"metrics": {"timeToFirstToken": ["first_token_seconds"]}}});
+        service("TGI", first, named).validate().unwrap();
+        let missing = json!([{"measure": "TimeToFirstToken"}]);
+        let error = service("vLLM", missing, json!({})).validate().unwrap_err();
+        assert_eq!(error.field, "spec.scaling.signals[0].targetLatency");
+    }
+
+    #[test]
+    fn the_rules_refuse_the_measures_of_just_the_engines_that_have_no_preset_of_them() {
+        use crate::engine::options::{first_token_rule, inter_token_rule, kv_cache_rule};
+        for (measure, rule) in [
+            (EngineMeasure::KvCacheUse, kv_cache_rule()),
+            (EngineMeasure::TimeToFirstToken, first_token_rule()),
+            (EngineMeasure::InterTokenLatency, inter_token_rule()),
+        ] {
+            for engine in [
+                "vLLM",
+                "SGLang",
+                "TGI",
+                "Triton",
+                "TensorRTLLM",
+                "LlamaCpp",
+                "TensorFlowServing",
+                "TorchServe",
+                "RayServe",
+            ] {
+                let chat = service(engine, json!([{"target": 1}]), json!({}));
+                let settings = chat.spec.engine_settings().unwrap().unwrap();
+                let is_refused = rule.contains(&format!("'{engine}'"));
+                assert_eq!(
+                    is_refused,
+                    settings.measure(measure).is_empty(),
+                    "{engine}: {rule}"
+                );
+            }
+            assert!(rule.contains("'Custom'"));
+        }
     }
 }

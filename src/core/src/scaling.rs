@@ -13,6 +13,7 @@ mod cron;
 mod growth;
 mod history;
 mod latency;
+mod milli;
 mod schedule;
 mod signals;
 
@@ -29,9 +30,10 @@ pub use latency::{
     Bucket, ConcurrencyLimits, HistogramError, LatencyDemand, LatencyHistogram, LatencyMeasure,
     LatencyReason, MOST_BUCKETS, Measured, Percentile, ReplicaLoad, UNBOUNDED,
 };
+pub use milli::Milli;
 pub use schedule::{Bounds, Schedule, ScheduleEnd};
 pub use signals::{
-    MeasuredSignal, Milli, RequestSignal, SignalFailure, SignalRule, SignalTarget, SignalValue,
+    MeasuredSignal, RequestSignal, SignalFailure, SignalRule, SignalTarget, SignalValue,
 };
 
 /// Requests that wait and run on replicas.

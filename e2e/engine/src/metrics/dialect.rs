@@ -119,6 +119,7 @@ fn vllm(metrics: &Metrics, gauges: Gauges) -> String {
     page.counter("vllm:generation_tokens_total", "Number of generation tokens processed.", &labels, metrics.generation_tokens as f64);
     vllm_success(&mut page, metrics, Some("0"));
     page.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &labels, &metrics.first_token);
+    page.histogram("vllm:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", &labels, &metrics.between_tokens);
     page.histogram("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &labels, &metrics.whole_request);
     page.finish()
 }
@@ -135,6 +136,7 @@ fn vllm_v0(metrics: &Metrics, gauges: Gauges) -> String {
     page.counter("vllm:prompt_tokens_total", "Number of prefill tokens processed.", &labels, metrics.prompt_tokens as f64);
     page.counter("vllm:generation_tokens_total", "Number of generation tokens processed.", &labels, metrics.generation_tokens as f64);
     page.histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &labels, &metrics.first_token);
+    page.histogram("vllm:time_per_output_token_seconds", "Histogram of time per output token in seconds.", &labels, &metrics.between_tokens);
     vllm_success(&mut page, metrics, None);
     page.finish()
 }
@@ -172,6 +174,8 @@ fn sglang(metrics: &Metrics, gauges: Gauges) -> String {
     page.counter("sglang:prompt_tokens_total", "Number of prefill tokens processed.", &tokenizer, metrics.prompt_tokens as f64);
     page.counter("sglang:generation_tokens_total", "Number of generation tokens processed.", &tokenizer, metrics.generation_tokens as f64);
     page.histogram("sglang:e2e_request_latency_seconds", "Histogram of End-to-end request latency in seconds", &tokenizer, &metrics.whole_request);
+    page.histogram("sglang:time_to_first_token_seconds", "Histogram of time to first token in seconds.", &tokenizer, &metrics.first_token);
+    page.histogram("sglang:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", &tokenizer, &metrics.between_tokens);
     page.finish()
 }
 
@@ -191,6 +195,7 @@ fn tgi(metrics: &Metrics, gauges: Gauges) -> String {
     ] {
         page.histogram(name, "", &[], &metrics.whole_request.with_sum(sum as f64));
     }
+    page.histogram("tgi_request_mean_time_per_token_duration", "", &[], &metrics.between_tokens);
     page.finish()
 }
 
@@ -239,6 +244,7 @@ fn tensorrt_llm(metrics: &Metrics, gauges: Option<Gauges>) -> String {
     page.family("trtllm_request_success_total", "counter", "Count of successfully processed requests.", &series);
     page.histogram("trtllm_e2e_request_latency_seconds", "Histogram of end to end request latency in seconds.", &labels, &metrics.whole_request);
     page.histogram("trtllm_time_to_first_token_seconds", "Histogram of time to first token in seconds.", &labels, &metrics.first_token);
+    page.histogram("trtllm_time_per_output_token_seconds", "Histogram of time per output token in seconds.", &labels, &metrics.between_tokens);
     if let Some(gauges) = gauges {
         let process = [labels[0], labels[1], ("pid", "1")];
         page.gauge("trtllm_num_requests_running", "Number of active requests", &process, gauges.running as f64);

@@ -17,6 +17,10 @@ const FIRST_TOKEN: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
+const BETWEEN_TOKENS: [f64; 19] = [
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+];
 const WHOLE_REQUEST: [f64; 21] = [
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
@@ -88,6 +92,7 @@ pub(crate) struct Metrics {
     generation_tokens: u64,
     finished: [u64; 3],
     first_token: Histogram<22>,
+    between_tokens: Histogram<19>,
     whole_request: Histogram<21>,
 }
 
@@ -110,6 +115,7 @@ impl Metrics {
             generation_tokens: 0,
             finished: [0; 3],
             first_token: Histogram::new(FIRST_TOKEN),
+            between_tokens: Histogram::new(BETWEEN_TOKENS),
             whole_request: Histogram::new(WHOLE_REQUEST),
         }
     }
@@ -118,6 +124,11 @@ impl Metrics {
     pub(crate) fn first_token(&mut self, prompt_tokens: u32, after: Duration) {
         self.prompt_tokens += u64::from(prompt_tokens);
         self.first_token.observe(after);
+    }
+
+    /// Counts the time from one token of a sequence to the next.
+    pub(crate) fn further_token(&mut self, after: Duration) {
+        self.between_tokens.observe(after);
     }
 
     /// Counts a token.
@@ -206,6 +217,7 @@ mod tests {
             let (declared, series) = shape(&std::fs::read_to_string(&path).unwrap());
             let mut metrics = Metrics::new(dialect, "m");
             metrics.first_token(7, Duration::from_millis(30));
+            metrics.further_token(Duration::from_millis(20));
             metrics.finished(Finish::Stop, Duration::from_secs(3));
             let page = metrics.render(&batch());
             let (own_declared, own_series) = shape(&page);
@@ -259,6 +271,7 @@ mod tests {
         let mut metrics = Metrics::new(Dialect::Vllm, "m");
         metrics.first_token(7, Duration::from_millis(30));
         metrics.token();
+        metrics.further_token(Duration::from_millis(20));
         metrics.finished(Finish::Length, Duration::from_secs(3));
         metrics.finished(Finish::Abort, Duration::from_secs(1));
         let page = metrics.render(&batch());
@@ -270,6 +283,8 @@ mod tests {
             r#"vllm:request_success_total{engine="0",finished_reason="abort",model_name="m"} 1.0"#,
             r#"vllm:time_to_first_token_seconds_bucket{engine="0",le="0.02",model_name="m"} 0.0"#,
             r#"vllm:time_to_first_token_seconds_bucket{engine="0",le="0.04",model_name="m"} 1.0"#,
+            r#"vllm:inter_token_latency_seconds_bucket{engine="0",le="0.01",model_name="m"} 0.0"#,
+            r#"vllm:inter_token_latency_seconds_bucket{engine="0",le="0.025",model_name="m"} 1.0"#,
             r#"vllm:e2e_request_latency_seconds_bucket{engine="0",le="+Inf",model_name="m"} 1.0"#,
             r#"vllm:e2e_request_latency_seconds_count{engine="0",model_name="m"} 1.0"#,
             r#"vllm:e2e_request_latency_seconds_sum{engine="0",model_name="m"} 3.0"#,

@@ -357,12 +357,14 @@ budget/team
             "signals": [
                 {"name": "jobs", "value": "12.5", "target": "5", "replicas": 3},
                 {"name": "lag", "target": "0.5", "error": "no connection to kafka:9092"},
+                {"name": "kv", "value": "86", "target": "80", "replicas": 5, "text": "kv 86 % of 4 replicas / target 80 % = 5", "error": "pod c: refused"},
             ],
         }]});
         let text = described(ObjectKind::Service, "work", decision);
         for words in [
             "12.5 at 5 a replica: 3 replicas",
             "unknown: no connection to kafka:9092",
+            "kv 86 % of 4 replicas / target 80 % = 5; a part is unknown: pod c: refused",
             "3 replicas, by the largest of its signals",
         ] {
             assert!(text.contains(words), "{text}");

@@ -230,17 +230,12 @@ impl LearnedLatency {
         let has_enough = window.latencies.count() >= FEWEST_VALUES;
         if age >= WINDOW && has_enough {
             self.p95 = window.latencies.p95();
-            let within = self.p95.and_then(|p95| {
-                let met = p95.is_within(micros(self.objective))?;
-                Some((p95, met))
-            });
-            if let Some((p95, met)) = within {
-                self.limits.record(Measured {
-                    concurrency: window.concurrency(),
-                    p95,
-                    met,
-                    at: now,
-                });
+            let objective = micros(self.objective);
+            let concurrency = window.concurrency();
+            let measured =
+                (self.p95).and_then(|p95| Measured::compare(concurrency, p95, objective, now));
+            if let Some(measured) = measured {
+                self.limits.record(measured);
             }
             self.window = Some(Window::new(now));
         } else if age >= LONGEST_WINDOW {

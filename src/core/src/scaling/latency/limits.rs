@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Percentile;
-use crate::scaling::Milli;
+use super::histogram::Percentile;
+use crate::scaling::milli::Milli;
 
 /// Measurements are told apart by the requests on a replica, in levels each of which is 5/4 of the one
 /// below. So many reach beyond 10,000 requests.
@@ -26,11 +26,30 @@ pub struct Measured {
     pub p95: Percentile,
     /// Whether that is within the objective.
     pub met: bool,
+    /// Whether it is so with a fifth of the objective to spare.
+    pub has_room: bool,
     /// When.
     pub at: Timestamp,
 }
 
 impl Measured {
+    /// A measurement, compared with an objective in microseconds; `None` if the histogram ends before it
+    /// can tell.
+    pub fn compare(
+        concurrency: Milli,
+        p95: Percentile,
+        objective: u64,
+        at: Timestamp,
+    ) -> Option<Self> {
+        Some(Self {
+            concurrency,
+            p95,
+            met: p95.is_within(objective)?,
+            has_room: p95.is_within(objective / 5 * 4) == Some(true),
+            at,
+        })
+    }
+
     fn is_over(&self, now: Timestamp) -> bool {
         self.expires() <= now
     }
@@ -42,8 +61,9 @@ impl Measured {
 }
 
 /// The highest number of requests on a replica with which an objective was met, and the lowest with which
-/// it was missed. Newer measurements win: what met the objective takes back that fewer requests missed it,
-/// and what missed it takes back that more met it.
+/// it was missed. Newer measurements win: what missed the objective takes back that more requests met it,
+/// and what met it with room to spare takes back that fewer missed it. What just met it takes nothing back:
+/// at the limit one measurement meets the objective and the next one misses it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyLimits {
     /// The last measurement of each level. All that met the objective are below all that missed it.
@@ -54,6 +74,10 @@ impl ConcurrencyLimits {
     /// Takes a measurement.
     pub fn record(&mut self, measured: Measured) {
         let level = level(measured.concurrency);
+        let mut missed = self.levels.range(..=level).map(|(_, known)| known);
+        if measured.met && !measured.has_room && missed.any(|known| !known.met) {
+            return;
+        }
         self.levels.retain(|other, known| {
             known.met == measured.met
                 || if known.met {
@@ -145,12 +169,8 @@ mod tests {
     }
 
     fn measured(concurrency: u64, p95_millis: u64, second: i64) -> Measured {
-        Measured {
-            concurrency: Milli(concurrency),
-            p95: Percentile::Micros(p95_millis * 1_000),
-            met: p95_millis <= 500,
-            at: at(second),
-        }
+        let p95 = Percentile::Micros(p95_millis * 1_000);
+        Measured::compare(Milli(concurrency), p95, 500_000, at(second)).unwrap()
     }
 
     /// What was learned of an objective of 500 ms.
@@ -193,6 +213,10 @@ mod tests {
         let mut shorter = learned.clone();
         shorter.record(measured(20_000, 300, 10));
         assert!(shorter.lowest_missed().is_none());
+        // what just meets it may miss it the next time
+        let mut same = learned.clone();
+        same.record(measured(20_000, 499, 10));
+        assert_eq!(same, learned);
     }
 
     #[test]

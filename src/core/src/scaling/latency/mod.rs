@@ -27,7 +27,7 @@ pub use histogram::{
 };
 pub use limits::{ConcurrencyLimits, Measured};
 
-use super::Milli;
+use super::milli::Milli;
 
 /// A latency that engines measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,12 +218,9 @@ mod tests {
     fn learned(all: &[(u64, u64)]) -> ConcurrencyLimits {
         let mut limits = ConcurrencyLimits::default();
         for (concurrency, millis) in all {
-            limits.record(Measured {
-                concurrency: Milli(*concurrency),
-                p95: Percentile::Micros(millis * 1_000),
-                met: *millis <= 500,
-                at: Timestamp::UNIX_EPOCH,
-            });
+            let p95 = Percentile::Micros(millis * 1_000);
+            let at = Timestamp::UNIX_EPOCH;
+            limits.record(Measured::compare(Milli(*concurrency), p95, 500_000, at).unwrap());
         }
         limits
     }
