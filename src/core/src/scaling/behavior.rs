@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::history::ReplicaLog;
-use super::signals::Milli;
+use super::milli::Milli;
 
 /// How fast replicas follow what is asked for. By default nothing limits it but the window of lower
 /// numbers.

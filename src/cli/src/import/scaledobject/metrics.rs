@@ -26,13 +26,18 @@ pub(super) fn prometheus(
         Some(query) => {
             let own = source.namespace.as_deref();
             let field = format!("{at}.prometheus.query");
-            match reads_other_namespaces(&query, own) {
-                true => report.changed(
+            match namespace_match(&query, own) {
+                NamespaceMatch::Other => report.changed(
                     field,
                     "it names a namespace: Bursar puts the service's own in its place, in each selector, so that the query may find \
                      nothing or something else",
                 ),
-                false => report.note(
+                NamespaceMatch::Missing => report.changed(
+                    field,
+                    "it names no namespace: KEDA reads series of all, and Bursar those with the label namespace and the service's own, so \
+                     that the query may find nothing or less",
+                ),
+                NamespaceMatch::Own => report.note(
                     field,
                     "Bursar adds the label namespace, with the service's own, to each selector of the query",
                 ),
@@ -89,15 +94,26 @@ fn url(trigger: &mut Trigger<'_>, name: &str, field: &str, at: &str) -> Option<S
     address.map(|address| address.whole())
 }
 
-/// Whether a query has a matcher of the label namespace for anything but its own namespace.
-fn reads_other_namespaces(query: &str, own: Option<&str>) -> bool {
+/// What a query says of namespaces.
+enum NamespaceMatch {
+    /// It has a matcher of the label namespace for its own, and none for others.
+    Own,
+    /// It has one for anything else.
+    Other,
+    /// It has none that could be found.
+    Missing,
+}
+
+/// Which namespaces the matchers of a query name.
+fn namespace_match(query: &str, own: Option<&str>) -> NamespaceMatch {
+    let mut found = NamespaceMatch::Missing;
     // quotes part a query into what is PromQL and what is text
     let mut rest = query;
     while let Some(start) = rest.find(['"', '\'', '`']) {
         let (before, quoted) = rest.split_at(start);
         let quote = &quoted[..1];
         let Some(end) = end_of_quote(&quoted[1..], quote) else {
-            return false;
+            return NamespaceMatch::Missing;
         };
         let text = &quoted[1..1 + end];
         let matcher = before.trim_end();
@@ -108,12 +124,14 @@ fn reads_other_namespaces(query: &str, own: Option<&str>) -> bool {
             !before.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '_')
         });
         let is_own = matches!(operator, "=" | "=~") && own == Some(text);
-        if is_namespace && !operator.is_empty() && !is_own {
-            return true;
+        match is_namespace && !operator.is_empty() {
+            true if is_own => found = NamespaceMatch::Own,
+            true => return NamespaceMatch::Other,
+            false => {}
         }
         rest = &quoted[2 + end..];
     }
-    false
+    found
 }
 
 /// Where a quoted text ends.

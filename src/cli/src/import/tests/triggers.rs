@@ -17,16 +17,16 @@ fn trigger(trigger: &str) -> (Imported, Value) {
 }
 
 #[test]
-fn a_query_of_another_namespace_is_said_to_change() {
+fn a_query_of_other_namespaces_or_of_all_is_said_to_change() {
     let field = "spec.scaling.signals[0].prometheus.query";
     for (query, changes) in [
         ("sum(up{namespace=\"team\"})", false),
         ("sum(up{namespace=\"other\"})", true),
         ("sum(up{job=\"x\", namespace =~ \"team|other\"})", true),
         ("up{namespace!=\"team\"}", true),
-        ("sum(up{exported_namespace=\"other\"})", false),
-        ("up{job=\"namespace=\\\"\", x=\"other\"}", false),
-        ("sum(up)", false),
+        ("sum(up{exported_namespace=\"other\"})", true),
+        ("up{job=\"namespace=\\\"\", x=\"other\"}", true),
+        ("sum(up)", true),
     ] {
         let (imported, _) = trigger(&format!(
             "{{type: prometheus, metadata: {{serverAddress: 'http://p', threshold: 1, query: '{query}'}}}}"
