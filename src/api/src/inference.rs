@@ -687,7 +687,8 @@ impl InferenceDeploymentSpec {
         let settings = self.engine_settings()?;
         for (field, signal) in self.signals() {
             let is_told = match (signal.engine_measure(), &settings) {
-                (Some(EngineMeasure::QueueDepth), Some(_)) => self.has_load_metrics(),
+                // without an engine, the default says nothing
+                (Some(EngineMeasure::QueueDepth), _) => self.has_load_metrics(),
                 (Some(measure), Some(settings)) => !settings.measure(measure).is_empty(),
                 (Some(_), None) => false,
                 (None, _) => true,

@@ -169,7 +169,8 @@ impl SignalType {
     }
 }
 
-/// What is measured of an engine.
+/// What is measured of the engine; of type Engine alone, and QueueDepth without it. A service has at most
+/// one signal of each.
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord,
 )]

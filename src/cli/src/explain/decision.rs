@@ -364,7 +364,7 @@ budget/team
         for words in [
             "12.5 at 5 a replica: 3 replicas",
             "unknown: no connection to kafka:9092",
-            "kv 86 % of 4 replicas / target 80 % = 5; a part is unknown: pod c: refused",
+            "kv 86 % of 4 replicas / target 80 % = 5; a part is unknown: pod",
             "3 replicas, by the largest of its signals",
         ] {
             assert!(text.contains(words), "{text}");
