@@ -168,9 +168,9 @@ async fn each_version_of_an_engine_is_read_by_its_own_names() {
 }
 
 /// The KV cache in thousandths, first tokens and further tokens that a page tells of.
-type Told = (Option<u64>, Option<u64>, Option<u64>);
+type PageMeasures = (Option<u64>, Option<u64>, Option<u64>);
 
-const MEASURES: [(&str, Engine, Told); 15] = [
+const MEASURES: [(&str, Engine, PageMeasures); 15] = [
     (
         "vllm-0.6",
         Engine::Vllm,
