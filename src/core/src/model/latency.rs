@@ -441,8 +441,9 @@ mod tests {
         run(&mut learned, 0..32, (20, 2), (1, false));
         assert_eq!(asked(&learned, 2).0, 4);
         // two more serve, and what has waited is slow
-        run(&mut learned, 32..62, (20, 4), (5, false));
-        run(&mut learned, 62..94, (20, 4), (5, true));
+        run(&mut learned, 32..63, (20, 4), (5, false));
+        assert_eq!(asked(&learned, 4), (4, LatencyReason::Untried));
+        run(&mut learned, 63..95, (20, 4), (5, true));
         let (replicas, reason) = asked(&learned, 4);
         assert_eq!((replicas, reason), (3, LatencyReason::Expected));
     }
