@@ -13,6 +13,7 @@ mod frameworks;
 mod gangs;
 mod growth;
 mod install;
+mod measures;
 mod observability;
 mod priorities;
 mod requests;
@@ -232,6 +233,16 @@ fn signals() -> Vec<Scenario> {
             "every_source_starts_and_ends_workers_without_a_request",
             6,
             signals::every_source_starts_and_ends_workers,
+        ),
+        Scenario::new(
+            "late_first_tokens_add_replicas",
+            7,
+            measures::late_first_tokens_add_replicas,
+        ),
+        Scenario::new(
+            "requests_at_gateways_add_replicas_of_a_server_without_metrics",
+            5,
+            measures::requests_at_gateways_add_replicas,
         ),
         ledger_equals_audit_log(),
     ]

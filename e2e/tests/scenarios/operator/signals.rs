@@ -53,7 +53,7 @@ fn node() -> String {
     node::address(0)
 }
 
-fn install(cluster: &Cluster) -> ScenarioResult {
+pub(super) fn install(cluster: &Cluster) -> ScenarioResult {
     let values = [
         "controller.leaseDuration=6s".to_owned(),
         format!("signals.allowedNetworks={{{HOST}/32,{}/32}}", node()),
