@@ -29,8 +29,8 @@ pub const PORT_ASSIGNED: &str = "PortAssigned";
 /// Requests that come by the service's Service wake it. It has the condition only while something in
 /// their way keeps them from it.
 pub const REQUESTS_WAKE: &str = "RequestsWake";
-/// The workload of a targetRef can be read and scaled. Services with a targetRef alone have the
-/// condition.
+/// The workload of a targetRef can be read and scaled, or started and suspended. Workloads with a targetRef
+/// alone have the condition.
 pub const TARGET_READY: &str = "TargetReady";
 /// Replicas get no new requests once they are to leave. A service with a targetRef has the condition
 /// only while they do.
@@ -250,6 +250,20 @@ reasons! {
     OWNED_BY_OTHER = "OwnedByOther";
     /// A HorizontalPodAutoscaler or another InferenceDeployment scales it.
     SCALED_BY_OTHER = "ScaledByOther";
+    /// The installation lists no such kind of jobs.
+    KIND_NOT_LISTED = "KindNotListed";
+    /// It has no pod templates where its kind has them.
+    NO_TEMPLATES = "NoTemplates";
+    /// Kueue starts and suspends it.
+    MANAGED_BY_KUEUE = "ManagedByKueue";
+    /// Another controller starts and suspends it.
+    MANAGED_BY_OTHER = "ManagedByOther";
+    /// Somebody has suspended it after Bursar let it run.
+    SUSPENDED_BY_OTHERS = "SuspendedByOthers";
+    /// An older TrainingJob has the same target.
+    IN_USE = "InUse";
+    /// Bursar made it for a workload of its own.
+    MADE_BY_BURSAR = "MadeByBursar";
 }
 
 reasons! {

@@ -51,8 +51,11 @@ pub const APPLY_NOW_ANNOTATION: &str = "bursar.dev/apply-now";
 pub const SPEC_HASH_ANNOTATION: &str = "bursar.dev/spec-hash";
 /// Finalizer on pods: their charge is not settled yet.
 pub const SPEND_FINALIZER: &str = "bursar.dev/spend";
-/// Finalizer on InferenceDeployments with a targetRef: its replicas are not given back yet.
+/// Finalizer on InferenceDeployments and TrainingJobs with a targetRef: it is not given back yet.
 pub const TARGET_FINALIZER: &str = "bursar.dev/target";
+/// Annotation on the target of a TrainingJob: whether Bursar has last suspended it (`true`) or let it run
+/// (`false`), written together with its `suspend`.
+pub const SUSPENDED_ANNOTATION: &str = "bursar.dev/suspended";
 /// Kubernetes' annotation: the pod with the lowest cost goes first.
 pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Who Bursar is as a field manager.

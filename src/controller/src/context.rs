@@ -23,6 +23,7 @@ use crate::event_publisher::EventPublisher;
 use crate::events::ServiceEvents;
 use crate::foreign_edits::ForeignEdits;
 use crate::index::PodIndex;
+use crate::job_target::JobTargets;
 use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, PublishedAccounts, SharedSince, WriteCache};
 use crate::metrics::Metrics;
@@ -89,6 +90,8 @@ pub(crate) struct Context {
     pub(crate) foreign_edits: ForeignEdits,
     /// The workloads of targetRefs.
     pub(crate) scale_targets: ScaleTargets,
+    /// The jobs of targetRefs.
+    pub(crate) job_targets: JobTargets,
     /// What HorizontalPodAutoscalers scale.
     pub(crate) autoscalers: Autoscalers,
     /// What was said of services in Events.

@@ -2,6 +2,7 @@
 //! PodDisruptionBudgets hold.
 
 use bursar_api::spend::WorkloadKind;
+use bursar_core::model::Key;
 use bursar_core::plan::{EvictionNotice, EvictionOrder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
@@ -48,7 +49,13 @@ pub(crate) async fn apply(context: &Context, order: &EvictionOrder) -> Result<()
         return Ok(());
     };
     let workload = pod::workload_of(&found);
-    let is_unmanaged = workload.is_some_and(|workload| workload.kind == WorkloadKind::Unmanaged);
+    let is_unmanaged = workload.is_some_and(|workload| {
+        // those of a job that nobody but its owner may suspend are no workload's to budgets
+        let job = Key::new(&workload.namespace, &workload.name);
+        workload.kind == WorkloadKind::Unmanaged
+            || workload.kind == WorkloadKind::TrainingJob
+                && context.job_targets.is_out_of_control(&job)
+    });
     let is_meant = pod::uid(&found) == &*order.uid && is_unmanaged;
     if !is_meant || found.metadata.deletion_timestamp.is_some() {
         return Ok(());

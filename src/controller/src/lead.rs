@@ -29,6 +29,7 @@ use crate::explain::ExplainInputs;
 use crate::foreign_edits::ForeignEdits;
 use crate::gateways::Gateways;
 use crate::input::Input;
+use crate::job_target::{JobTargets, worker_pods};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::node_autoscaling::NodeAutoscalingWatch;
@@ -148,6 +149,7 @@ pub(crate) async fn lead(
     }
     cluster_bill::refresh(&context, Timestamp::now());
     (context.scale_targets).fill(&context.stores.services, Timestamp::now());
+    (context.job_targets).fill(&context.stores.jobs, Timestamp::now());
     let mut tasks = decide(&context, changes_received, inputs_received, ledger_received);
     tokio::select! {
         // a cache that nobody keeps would be believed for ever
@@ -160,6 +162,7 @@ pub(crate) async fn lead(
         () = demand => {}
         () = report(&context, options) => {}
         () = replica_pods::run(&context, changes.clone(), Timestamp::now) => {}
+        () = worker_pods::run(&context, changes.clone(), Timestamp::now) => {}
         () = pod_creation_failures::run(&context.refusals, &client, changes, Timestamp::now) => {}
     }
     Ok(())
@@ -227,6 +230,7 @@ fn new_context(
         launcher_suffixes: SuffixKey::default(),
         foreign_edits: ForeignEdits::default(),
         scale_targets: ScaleTargets::default(),
+        job_targets: JobTargets::new(options.job_targets.clone()),
         autoscalers: Autoscalers::default(),
         service_events: Mutex::default(),
         status_memories: Mutex::default(),

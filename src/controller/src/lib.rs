@@ -18,6 +18,7 @@
 //! | `executor` | carries out the newest order of each object, and writes statuses |
 //! | `subject` | the objects that the controller acts for |
 //! | `scale_target`, `rollout` | workloads that exist and are scaled by `targetRef` |
+//! | `job_target` | jobs that exist and are started and suspended by `targetRef` |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `evictions` | pods of no workload that have no money |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
@@ -61,6 +62,7 @@ mod health;
 mod index;
 mod inference;
 mod input;
+mod job_target;
 mod lead;
 mod ledger;
 mod lock;
@@ -113,6 +115,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::explain::ExplainInputs;
+pub use crate::job_target::JobTargetKinds;
 use crate::lead::lead;
 use crate::metrics::Metrics;
 pub use crate::node_autoscaling::NodeAutoscaling;
@@ -166,6 +169,15 @@ pub struct Options {
         default_value = "Auto"
     )]
     pub gang_scheduling: GangScheduling,
+    /// The kinds of jobs that TrainingJobs may adopt by targetRef, as a JSON list: the chart's value
+    /// `jobTargets`.
+    #[arg(
+        long,
+        env = "BURSAR_JOB_TARGETS",
+        default_value = "[]",
+        hide_default_value = true
+    )]
+    pub job_targets: JobTargetKinds,
     /// A PriorityClass above 0 that counts beside other namespaces, and a namespace that may use it:
     /// `high=team`, or `high=*` for all. May be given several times.
     #[arg(long = "allow-priority-class", value_name = "CLASS=NAMESPACE")]

@@ -67,6 +67,7 @@ fn new_job(second: i64, roles: Vec<Role>) -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles,
     }
 }
@@ -317,6 +318,7 @@ fn add_tolerating(model: &mut Model, name: &str) {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 8,
@@ -447,6 +449,7 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

@@ -88,6 +88,7 @@ fn job() -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

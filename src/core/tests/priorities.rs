@@ -67,6 +67,7 @@ fn job(priority: i32, workers: u32) -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

@@ -161,6 +161,7 @@ impl Simulation {
             ended_well: Default::default(),
             success_roles: Default::default(),
             resumes_whole: false,
+            is_adopted: false,
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),

@@ -321,6 +321,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             ended_well: Default::default(),
             success_roles: Default::default(),
             resumes_whole: false,
+            is_adopted: false,
             roles: vec![role],
         };
         let most = scenario.start_time + scenario.start_time / 10;

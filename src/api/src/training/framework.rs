@@ -67,7 +67,7 @@ macro_rules! has_launcher {
 pub(super) const RULES: [(&str, &str); 11] = [
     (
         concat!(
-            "self.framework != 'TensorFlow' || ",
+            "!has(self.framework) || self.framework != 'TensorFlow' || ",
             no_template_sets!("['TF_CONFIG', 'BURSAR_ROLE_RANK']")
         ),
         "env of a template must not set TF_CONFIG or BURSAR_ROLE_RANK with framework TensorFlow, which makes them of the roles: \
@@ -75,7 +75,7 @@ pub(super) const RULES: [(&str, &str); 11] = [
     ),
     (
         concat!(
-            "self.framework != 'JAX' || ",
+            "!has(self.framework) || self.framework != 'JAX' || ",
             no_template_sets!("['JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID']")
         ),
         "env of a template must not set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES or JAX_PROCESS_ID with framework JAX, which makes \
@@ -83,7 +83,7 @@ pub(super) const RULES: [(&str, &str); 11] = [
     ),
     (
         concat!(
-            "!(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            "!(has(self.framework) && self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
             has_launcher!(),
             ") || ",
             no_template_sets!(
@@ -104,19 +104,19 @@ pub(super) const RULES: [(&str, &str); 11] = [
          TORCH_ALLOW_TF32_CUBLAS_OVERRIDE of a job with precision, which sets them: leave either out",
     ),
     (
-        "self.framework != 'TensorFlow' || !has(self.roles) || (self.roles.all(r, r.name in ['chief', 'master', 'worker', 'ps', \
+        "!has(self.framework) || self.framework != 'TensorFlow' || !has(self.roles) || (self.roles.all(r, r.name in ['chief', 'master', 'worker', 'ps', \
          'evaluator'] && (r.name in ['worker', 'ps'] || r.replicas == 1)) \
          && !(self.roles.exists(r, r.name == 'chief') && self.roles.exists(r, r.name == 'master')))",
         "roles of framework TensorFlow must be named chief or master, worker, ps and evaluator, as the task types of TF_CONFIG are; \
          chief, master and evaluator have 1 replica",
     ),
     (
-        "!(self.framework in ['MPI', 'Horovod']) || (has(self.roles) && self.roles.exists(r, r.name == 'launcher'))",
+        "!(has(self.framework) && self.framework in ['MPI', 'Horovod']) || (has(self.roles) && self.roles.exists(r, r.name == 'launcher'))",
         "roles of frameworks MPI and Horovod must be a launcher, whose command is mpirun or horovodrun, and a worker",
     ),
     (
         concat!(
-            "!(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            "!(has(self.framework) && self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
             has_launcher!(),
             ") || (self.roles.size() == 2 && self.roles.all(r, r.name == 'worker' || (r.name == 'launcher' && r.replicas == 1)))"
         ),
@@ -124,7 +124,7 @@ pub(super) const RULES: [(&str, &str); 11] = [
     ),
     (
         concat!(
-            "!(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            "!(has(self.framework) && self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
             has_launcher!(),
             ") || self.roles.all(r, r.name != 'launcher' || (has(r.template.spec) && has(r.template.spec.containers[0].command)))"
         ),
@@ -133,7 +133,7 @@ pub(super) const RULES: [(&str, &str); 11] = [
     ),
     (
         concat!(
-            "!has(self.mpi) || (self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            "!has(self.mpi) || (has(self.framework) && self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
             has_launcher!(),
             ")"
         ),
@@ -141,7 +141,7 @@ pub(super) const RULES: [(&str, &str); 11] = [
     ),
     (
         concat!(
-            "!(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            "!(has(self.framework) && self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
             has_launcher!(),
             ") || (has(self.mpi) && self.mpi.sshAuthMountPath != '/root/.ssh') || self.roles.all(r, !has(r.template.spec) \
              || !has(r.template.spec.securityContext) || !has(r.template.spec.securityContext.fsGroup))"
@@ -151,7 +151,7 @@ pub(super) const RULES: [(&str, &str); 11] = [
     ),
     (
         concat!(
-            "!has(self.successPolicy) || !('worker' in self.successPolicy.roles) || !(self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
+            "!has(self.successPolicy) || !('worker' in self.successPolicy.roles) || !(has(self.framework) && self.framework in ['MPI', 'Horovod', 'DeepSpeed'] && ",
             has_launcher!(),
             ") || self.roles.exists(r, r.name == 'worker' && has(r.template.spec) && (has(r.template.spec.containers[0].command) \
              || has(r.template.spec.containers[0].args)))"
@@ -228,7 +228,7 @@ impl Framework {
 
 /// The variables of which a template sets none.
 fn own_variables(spec: &TrainingJobSpec) -> &'static [&'static str] {
-    match spec.framework {
+    match spec.framework() {
         Framework::TensorFlow => &["TF_CONFIG", "BURSAR_ROLE_RANK"],
         Framework::Jax => &[
             "JAX_COORDINATOR_ADDRESS",
@@ -272,7 +272,7 @@ pub(super) fn check(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resu
         let is_own = |name: &str| own_variables(spec).contains(&name) || precision.contains(&name);
         if let Some((container, variable)) = set_variable(role.template, is_own) {
             let field = format!("{field}.spec.containers[{container}].env");
-            let framework = spec.framework.as_str();
+            let framework = spec.framework().as_str();
             let why = format!(
                 "must not set {variable}, which framework {framework} or precision sets: leave it out"
             );
@@ -280,7 +280,7 @@ pub(super) fn check(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resu
         }
         check_devices(role, &field)?;
     }
-    match spec.framework {
+    match spec.framework() {
         Framework::TensorFlow => {
             check_task_types(spec)?;
             check_tf_config(spec, name, namespace)
@@ -410,7 +410,7 @@ fn check_tf_config(spec: &TrainingJobSpec, name: &str, namespace: &str) -> Resul
 /// is the job. Servers of TensorFlow never end by themselves.
 pub(super) fn success_roles(spec: &TrainingJobSpec) -> &'static [&'static str] {
     let has = |name: &str| spec.roles.iter().any(|role| role.name == name);
-    match spec.framework {
+    match spec.framework() {
         Framework::TensorFlow if has("chief") => &["chief"],
         Framework::TensorFlow if has("master") => &["master"],
         Framework::TensorFlow if has(WORKER) => &[WORKER],

@@ -76,7 +76,7 @@ fn check_key(spec: &TrainingJobSpec) -> Result<(), FieldError> {
 /// deepspeed starts its processes on the launcher itself if the hostfile has one host, unless it is told.
 fn check_deepspeed(spec: &TrainingJobSpec) -> Result<(), FieldError> {
     let workers = spec.roles.iter().find(|role| role.name == WORKER);
-    if spec.framework != Framework::DeepSpeed || workers.is_none_or(|role| role.replicas > 1) {
+    if spec.framework() != Framework::DeepSpeed || workers.is_none_or(|role| role.replicas > 1) {
         return Ok(());
     }
     let launcher = spec.roles.iter().position(|role| role.name == LAUNCHER);

@@ -1,5 +1,6 @@
 //! TrainingJob: a gang of workers that runs as a whole or waits.
 
+mod adopted;
 mod framework;
 mod launcher;
 
@@ -15,12 +16,14 @@ use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use crate::inference::TargetRef;
 use crate::lenient::Validate;
 use crate::names::{MAX_ROLE_JOB_NAME, is_role};
 use crate::quantities::FieldError;
 use crate::spend::SpendSummary;
 use crate::template;
 
+pub use self::adopted::JobTargetStatus;
 pub use self::framework::{
     Framework, LAUNCHER, Precision, TENSORFLOW_PORT, VISIBLE_DEVICES, WORKER,
 };
@@ -57,10 +60,15 @@ const MAX_WORKERS: u32 = 1000;
 #[x_kube(
     validation = Rule::new("!has(self.roles) || (!has(self.replicas) && !has(self.template))")
         .message("roles exclude replicas and template: give replicas and template of the only role, or roles"),
-    validation = Rule::new("has(self.roles) || has(self.replicas)")
-        .message("replicas is missing: give replicas and template, or roles"),
-    validation = Rule::new("has(self.roles) || has(self.template)")
-        .message("template is missing: give replicas and template, or roles"),
+    validation = Rule::new("has(self.targetRef) || has(self.roles) || has(self.replicas)")
+        .message("replicas is missing: give replicas and template, or roles, or a targetRef"),
+    validation = Rule::new("has(self.targetRef) || has(self.roles) || has(self.template)")
+        .message("template is missing: give replicas and template, or roles, or a targetRef"),
+    validation = Rule::new("has(self.targetRef) || has(self.framework)")
+        .message("framework is missing: it says how the workers find each other; Plain leaves that to them"),
+    validation = Rule::new(adopted::RULES[0].0).message(adopted::RULES[0].1),
+    validation = Rule::new(adopted::RULES[1].0).message(adopted::RULES[1].1),
+    validation = Rule::new(adopted::RULES[2].0).message(adopted::RULES[2].1),
     validation = Rule::new(framework::RULES[0].0).message(framework::RULES[0].1),
     validation = Rule::new(framework::RULES[1].0).message(framework::RULES[1].1),
     validation = Rule::new(framework::RULES[2].0).message(framework::RULES[2].1),
@@ -74,7 +82,7 @@ const MAX_WORKERS: u32 = 1000;
     validation = Rule::new(framework::RULES[10].0).message(framework::RULES[10].1),
     validation = Rule::new("!has(self.successPolicy) || (has(self.roles) && self.successPolicy.roles.all(n, self.roles.exists(r, r.name == n)))")
         .message("successPolicy.roles must name roles of the job"),
-    validation = Rule::new("self.framework == oldSelf.framework \
+    validation = Rule::new("has(self.framework) == has(oldSelf.framework) && (!has(self.framework) || self.framework == oldSelf.framework) \
         && has(self.precision) == has(oldSelf.precision) && (!has(self.precision) || self.precision == oldSelf.precision) \
         && has(self.successPolicy) == has(oldSelf.successPolicy) && (!has(self.successPolicy) || self.successPolicy == oldSelf.successPolicy) \
         && has(self.mpi) == has(oldSelf.mpi) && (!has(self.mpi) || self.mpi == oldSelf.mpi) \
@@ -84,8 +92,14 @@ const MAX_WORKERS: u32 = 1000;
         .message("replicas, framework, template, roles, precision, successPolicy and mpi of a TrainingJob cannot change: delete it and create it anew")
 )]
 pub struct TrainingJobSpec {
-    /// How the workers find each other.
-    pub framework: Framework,
+    /// How the workers find each other. Needed without a `targetRef`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub framework: Option<Framework>,
+    /// An existing job to hold, start and suspend instead of making one: a Job, JobSet, PyTorchJob, MPIJob,
+    /// TrainJob, RayJob, or what else the installation lists. Nothing of it is changed but whether it is
+    /// suspended, and that is given back when this resource is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<TargetRef>,
     /// Workers of a gang whose workers are all alike; with `template`, instead of `roles`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(max = 1000))]
@@ -280,6 +294,9 @@ pub struct TrainingJobStatus {
     pub observed_generation: Option<i64>,
     /// Where it stands.
     pub phase: JobPhase,
+    /// The job of `targetRef`; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<JobTargetStatus>,
     /// The workers of all its roles.
     pub workers: Workers,
     /// The workers of each role; empty for a job without `roles`.
@@ -352,6 +369,11 @@ pub struct Role<'a> {
 }
 
 impl TrainingJobSpec {
+    /// How the workers find each other; those of a target without Bursar.
+    pub fn framework(&self) -> Framework {
+        self.framework.unwrap_or(Framework::Plain)
+    }
+
     /// The roles, in their order: those of the long form, or the only one of the short form. None
     /// for a spec that cannot be read, which the API server's rules do not let through.
     pub fn roles(&self) -> Vec<Role<'_>> {
@@ -393,7 +415,7 @@ impl TrainingJobSpec {
     /// The role whose worker starts processes on the others by ssh, if the job has one: that name alone makes
     /// none of a framework without launchers.
     pub fn launcher(&self) -> Option<&RoleSpec> {
-        let framework = self.framework;
+        let framework = self.framework();
         let may_have = matches!(
             framework,
             Framework::Mpi | Framework::Horovod | Framework::DeepSpeed
@@ -420,6 +442,9 @@ impl TrainingJobSpec {
 
     /// Whether exactly one form is given, and all of it can be read and run.
     fn check(&self, name: &str, namespace: &str) -> Result<(), FieldError> {
+        if let Some(target) = &self.target_ref {
+            return adopted::check(self, target);
+        }
         self.check_roles(name)?;
         if let Some(policy) = &self.success_policy {
             let is_role = |name: &&String| self.roles.iter().any(|role| role.name == **name);
@@ -509,18 +534,28 @@ impl TrainingJob {
         mut shape: impl FnMut(&PodTemplateSpec) -> Arc<event::PodShape>,
     ) -> Result<event::Job, FieldError> {
         self.validate()?;
-        let created = self.creation_timestamp().ok_or_else(|| {
-            FieldError::new(
-                "metadata.creationTimestamp",
-                "is missing: the API server sets it",
-            )
-        })?;
         let roles = self.spec.roles().into_iter().map(|role| event::Role {
             name: role.name.into(),
             replicas: role.replicas,
             worker: shape(role.template),
             grace_seconds: template::grace_seconds(role.template),
         });
+        self.job_of((priority, cluster_priority), seed, roles.collect())
+    }
+
+    /// The job with these roles.
+    fn job_of(
+        &self,
+        (priority, cluster_priority): (i32, i32),
+        seed: u64,
+        roles: Vec<event::Role>,
+    ) -> Result<event::Job, FieldError> {
+        let created = self.creation_timestamp().ok_or_else(|| {
+            FieldError::new(
+                "metadata.creationTimestamp",
+                "is missing: the API server sets it",
+            )
+        })?;
         Ok(event::Job {
             created: created.0,
             priority,
@@ -539,8 +574,9 @@ impl TrainingJob {
                 .map(Into::into)
                 .collect(),
             // a rendezvous waits for all ranks; plain workers may be independent of each other
-            resumes_whole: self.spec.framework != Framework::Plain,
-            roles: roles.collect(),
+            resumes_whole: self.spec.framework() != Framework::Plain,
+            is_adopted: self.spec.target_ref.is_some(),
+            roles,
         })
     }
 }

@@ -51,6 +51,7 @@ use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
 use crate::gpu_allocation::volume_claims;
 use crate::inference::request_path::waits_for_replicas;
+use crate::job_target;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::training::job;
@@ -83,6 +84,10 @@ pub(crate) struct Edge {
     pods: PodEdge,
     /// The TrainingJob and the role of each Job.
     role_jobs: HashMap<Key, (Key, Name)>,
+    /// The pod sets that the model knows of the targets of TrainingJobs.
+    pod_sets: HashMap<Key, BTreeSet<Name>>,
+    /// TrainingJobs whose targets others start and suspend.
+    out_of_control: BTreeSet<Key>,
     generations: HashMap<ObjectKey, i64>,
     marks: Marks,
     claims: ClaimIndex,
@@ -109,6 +114,8 @@ impl Edge {
             known: HashMap::new(),
             pods: PodEdge::default(),
             role_jobs: HashMap::new(),
+            pod_sets: HashMap::new(),
+            out_of_control: BTreeSet::new(),
             generations: HashMap::new(),
             marks: Marks::default(),
             claims: ClaimIndex::default(),
@@ -169,6 +176,11 @@ impl Edge {
         if !namespaces.is_empty() {
             self.pods.note_unlabelled(&context, &namespaces, now);
         }
+        let namespaces = context.job_targets.take_namespaces();
+        let pods = self.pods.known().cloned();
+        let pods = pods.filter(|key| namespaces.contains(&key.namespace));
+        let pods = pods.map(|key| (CachedKind::Pod, key));
+        self.changed.extend(pods);
         let mut batch = Batch {
             context: &context,
             claims: std::mem::take(&mut self.claims),
@@ -409,9 +421,16 @@ impl Edge {
             }
             CachedKind::TrainingJob => {
                 let object = cached(&stores.jobs, key);
+                context.job_targets.set(key, object.as_deref(), batch.now);
+                let successors = context.job_targets.take_successors().into_iter();
+                self.changed.extend(successors.map(|key| (kind, key)));
                 let subject = ObjectKey::Job(key.clone());
+                let target = context.job_targets.view(key).and_then(|view| view.target);
+                let pod_sets = target.iter().flat_map(|target| &target.pod_sets);
                 let roles = object.iter().flat_map(|object| object.spec.roles());
-                let specs = roles.filter_map(|role| role.template.spec.as_ref());
+                let templates = roles.map(|role| role.template);
+                let templates = templates.chain(pod_sets.map(|set| &*set.template));
+                let specs = templates.filter_map(|template| template.spec.as_ref());
                 self.note_volumes(subject.clone(), specs);
                 let generation = object
                     .as_ref()
@@ -428,11 +447,38 @@ impl Edge {
                         batch.push(event);
                     }
                 }
+                self.observe_target(batch, key);
                 self.load_subject(batch, &subject);
                 batch.owns_otherwise(subject);
                 object.is_some()
             }
             CachedKind::Job => self.observe_role_job(batch, key),
+        }
+    }
+
+    /// Observes the target of a TrainingJob: it has a Job for each pod set to the model.
+    fn observe_target(&mut self, batch: &mut Batch<'_>, key: &Key) {
+        let context = batch.context;
+        let jobs = job_target::events::batch_jobs(context, key);
+        let names: BTreeSet<Name> = jobs.keys().cloned().collect();
+        let known = match names.is_empty() {
+            true => self.pod_sets.remove(key),
+            false => self.pod_sets.insert(key.clone(), names.clone()),
+        };
+        for gone in known.unwrap_or_default().difference(&names) {
+            batch.push(Event::BatchJob(key.clone(), gone.clone(), None));
+        }
+        for (name, job) in jobs {
+            batch.push(Event::BatchJob(key.clone(), name, Some(job)));
+        }
+        let has_changed = match context.job_targets.is_out_of_control(key) {
+            true => self.out_of_control.insert(key.clone()),
+            false => self.out_of_control.remove(key),
+        };
+        if has_changed && let Some(workload) = ObjectKey::Job(key.clone()).workload() {
+            let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
+            let pods = pods.iter().map(|pod| (CachedKind::Pod, key_of(&**pod)));
+            self.changed.extend(pods);
         }
     }
 

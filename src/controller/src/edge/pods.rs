@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bursar_api::spend::WorkloadRef;
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, GatewayPod, Name, PodShape};
 use bursar_core::placement::Placement;
@@ -17,6 +18,7 @@ use crate::context::Context;
 use crate::gpu_allocation::GpuAllocations;
 use crate::health;
 use crate::inference::request_path::waits_for_replicas;
+use crate::job_target;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::pod;
@@ -141,6 +143,7 @@ impl PodEdge {
             batch.unknown_accelerators.insert(key.namespace.clone());
         }
         context.scale_targets.note_pod(key, pod.as_deref(), now);
+        context.job_targets.note_pod(key, pod.as_deref(), now);
         for workload in change.workloads.iter().filter_map(ObjectKey::of) {
             if let ObjectKey::Service(service) = &workload
                 && let Some(object) = cached(&context.stores.services, service)
@@ -151,6 +154,11 @@ impl PodEdge {
                 // with its last pod it is adopted
                 let event = batch.workloads().service(service);
                 batch.push(event);
+            }
+            if let ObjectKey::Job(job) = &workload {
+                for (role, value) in job_target::events::batch_jobs(context, job) {
+                    batch.push(Event::BatchJob(job.clone(), role, Some(value)));
+                }
             }
             // which replicas take requests is asked of pods, and their endpoints may have changed before
             if let ObjectKey::Service(service) = &workload
@@ -195,9 +203,20 @@ impl PodEdge {
 
     fn push_pod(&self, batch: &mut Batch<'_>, key: &Key, pod: &Pod, uid: Name) {
         let (context, now) = (batch.context, batch.now);
-        let workload = pod::workload_of(pod);
+        let mut workload = pod::workload_of(pod);
+        let job = workload.as_ref().and_then(ObjectKey::of);
+        let job = job.filter(|of| matches!(of, ObjectKey::Job(_)));
+        let job = job.as_ref().map(ObjectKey::key);
+        if job.is_some_and(|job| context.job_targets.is_out_of_control(job)) {
+            // budgets cannot suspend it, and may evict it as they may any pod of no workload
+            workload = Some(WorkloadRef::unmanaged(key.namespace.to_string()));
+        }
         let shape = batch.claims.shape_of(context, key, pod);
-        let value = objects::pod(pod, workload.as_ref(), shape, now);
+        let mut value = objects::pod(pod, workload.as_ref(), shape, now);
+        if let Some(target) = job.and_then(|job| context.job_targets.target_of(pod, job)) {
+            // whatever there is between the two
+            value.made_by = Some(target);
+        }
         if pod::is_gateway(pod) && *key.namespace == *context.namespace {
             let gateway = GatewayPod {
                 name: key.name.clone(),

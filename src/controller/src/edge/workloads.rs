@@ -20,6 +20,7 @@ use super::objects;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
+use crate::job_target;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::ownership::is_owned;
@@ -182,6 +183,10 @@ impl WorkloadReader<'_> {
         let object = cached(&self.context.stores.jobs, key);
         let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
         let runs = |object: &TrainingJob| {
+            if let Some(view) = self.context.job_targets.view(key) {
+                let target = view.controlled();
+                return target.is_some_and(|target| !target.suspended);
+            }
             let roles = role_jobs(&self.context.stores, object);
             let mut jobs = roles.iter().filter_map(|role| role.job.as_deref());
             jobs.any(is_running)
@@ -190,15 +195,21 @@ impl WorkloadReader<'_> {
             |object: &TrainingJob| !self.context.unreadable.contains(object) || runs(object);
         let object = object.filter(|object| may_start(object));
         let job = object.and_then(|object| {
-            let class = object.spec.priority_class();
-            let priority = Priority::of(self.context, &key.namespace, class);
+            let class = job_target::events::priority_class(self.context, key, &object);
+            let priority = Priority::of(self.context, &key.namespace, class.as_deref());
             let seed = fnv(object.uid().unwrap_or_default().as_bytes());
             let shape = |template: &PodTemplateSpec| {
                 let spec = template.spec.clone().unwrap_or_default();
                 self.claims.shape(self.context, &key.namespace, &spec)
             };
             let priority = (priority.value, priority.in_cluster);
-            object.to_core(priority, seed, shape).ok()
+            match object.spec.target_ref {
+                // nothing is decided before it was read
+                Some(_) => {
+                    job_target::events::job(self.context, key, &object, (priority, seed), shape)
+                }
+                None => object.to_core(priority, seed, shape).ok(),
+            }
         });
         Event::Job(key.clone(), job)
     }

@@ -35,6 +35,7 @@ use crate::context::Context;
 use crate::events;
 use crate::evictions;
 use crate::inference;
+use crate::job_target;
 use crate::metrics::ResultLabel;
 use crate::object_key::ObjectKey;
 use crate::scale_target::release;
@@ -398,13 +399,20 @@ async fn apply(
     Ok(Outcome::Done(None))
 }
 
-/// Whether an InferenceDeployment waits for its target to be given back.
+/// Whether a workload waits for its target to be given back.
 fn is_release(context: &Context, subject: &ObjectKey) -> bool {
-    let ObjectKey::Service(key) = subject else {
-        return false;
-    };
-    let object = cached(&context.stores.services, key);
-    object.is_some_and(|object| release::is_pending(&object))
+    let stores = &context.stores;
+    match subject {
+        ObjectKey::Service(key) => {
+            let object = cached(&stores.services, key);
+            object.is_some_and(|object| release::is_pending(&object))
+        }
+        ObjectKey::Job(key) => {
+            let object = cached(&stores.jobs, key);
+            object.is_some_and(|object| job_target::release::is_pending(&object))
+        }
+        ObjectKey::Budget(_) | ObjectKey::Pod(_) => false,
+    }
 }
 
 /// Until when a workload that has no pod yet has to wait for its record, which is asked for.

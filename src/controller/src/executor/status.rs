@@ -24,6 +24,7 @@ use crate::corrections;
 use crate::events;
 use crate::health;
 use crate::inference;
+use crate::job_target;
 use crate::ledger::AccountView;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
@@ -181,12 +182,18 @@ async fn write_job(
     let spend = account.pricing(old, is_limited && !view.has_known_price);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
-    let roles = training::job::role_jobs(&context.stores, &object);
+    let target = job_target::status::parts(context, subject.key(), &object);
+    let roles = match &target {
+        Some(target) => target.roles(context, subject.key()),
+        None => training::job::role_jobs(&context.stores, &object),
+    };
     let namespace = object.namespace().unwrap_or_default();
-    let priority = Priority::of(context, &namespace, object.spec.priority_class());
+    let class = job_target::events::priority_class(context, subject.key(), &object);
+    let priority = Priority::of(context, &namespace, class.as_deref());
     let parts = training::status::StatusParts {
         view,
         roles: &roles,
+        target: target.as_ref(),
         pods: &pods,
         spend,
         priority_limit: priority.limit(&namespace),

@@ -140,7 +140,9 @@ fn by_workload(
         let uid = pod::uid(pod);
         let known = holders.of(uid).cloned().or_else(|| first.remove(uid));
         // a replica of a target is charged to its service from its binding on, once it has the labels
-        if known.is_none() && context.scale_targets.may_own(pod, now) {
+        let may_get_labels =
+            || context.scale_targets.may_own(pod, now) || context.job_targets.may_own(pod, now);
+        if known.is_none() && may_get_labels() {
             continue;
         }
         let Some(workload) = known.or_else(|| pod::workload_of(pod)) else {

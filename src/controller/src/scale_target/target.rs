@@ -63,7 +63,7 @@ pub(crate) struct TargetProblem {
 }
 
 impl TargetProblem {
-    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),

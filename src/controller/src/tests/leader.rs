@@ -37,6 +37,7 @@ use crate::executor::Executor;
 use crate::explain::Explanation;
 use crate::foreign_edits::ForeignEdits;
 use crate::gateways;
+use crate::job_target::{JobTargets, worker_pods};
 use crate::ledger::{self, ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
@@ -257,6 +258,7 @@ impl Leader {
             launcher_suffixes: SuffixKey::default(),
             foreign_edits: ForeignEdits::default(),
             scale_targets: ScaleTargets::default(),
+            job_targets: JobTargets::new(super::adopted_jobs::kinds()),
             autoscalers: Autoscalers::default(),
             service_events: Mutex::default(),
             status_memories: Mutex::default(),
@@ -301,6 +303,8 @@ impl Leader {
         context.refusals.read_due(&context.client, world.now).await;
         (context.scale_targets).fill(&context.stores.services, world.now);
         replica_pods::run_due(context, world.now).await;
+        (context.job_targets).fill(&context.stores.jobs, world.now);
+        worker_pods::run_due(context, world.now).await;
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
         let decided = self.decide(world.now).await;

@@ -2,6 +2,7 @@
 //! at any write, when somebody writes first, and when its caches are old.
 
 mod accounts;
+mod adopted_jobs;
 mod adoption;
 mod budget_changes;
 mod budgets;

@@ -31,6 +31,7 @@ use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_as_asked, with_
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
+use crate::job_target;
 use crate::owned_fields::{concerns_workers, job_patch, service_patch};
 use crate::ownership::{is_owned, stops_dependents};
 use crate::training::job::{finished, is_replaced, is_running, restart_at, role_jobs};
@@ -50,6 +51,10 @@ pub(crate) async fn apply(
     let Some(object) = cached(&context.stores.jobs, key) else {
         return Ok(None);
     };
+    if object.spec.target_ref.is_some() {
+        let applied = job_target::apply::apply(context, key, &object, order, now).await;
+        return applied.map(|()| None);
+    }
     if object.metadata.deletion_timestamp.is_some() {
         let stopped = stop_deleted(context, key, &object).await;
         return stopped.map(|()| None).map_err(Unapplied::before_order);

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::health;
+use crate::job_target::status::TargetParts;
 use crate::pod;
 use crate::pod_failure;
 use crate::pricing::condition::{self, PricingState};
@@ -26,6 +27,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) view: &'a JobView,
     /// Its roles, in their order, with their Jobs.
     pub(crate) roles: &'a [RoleJob<'a>],
+    /// Its target, if it has one.
+    pub(crate) target: Option<&'a TargetParts>,
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) spend: PricingState,
     /// The condition that says so, if its priority counts less beside other namespaces.
@@ -35,6 +38,14 @@ pub(crate) struct StatusParts<'a> {
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) now: Timestamp,
+}
+
+impl StatusParts<'_> {
+    /// How it has ended, if it has.
+    fn end(&self) -> Option<JobEnd> {
+        let of_target = || self.target?.job_end();
+        self.view.end.clone().or_else(of_target)
+    }
 }
 
 /// The status that says so, if it is due, and when to look again.
@@ -66,6 +77,7 @@ pub(crate) fn next(
         reason: decision
             .map(|decision| decision.reason.clone())
             .unwrap_or_default(),
+        target: parts.target.and_then(|target| target.status.clone()),
         start_time: old
             .start_time
             .clone()
@@ -136,8 +148,13 @@ fn completion_time(
     parts: &StatusParts<'_>,
     old: &TrainingJobStatus,
 ) -> Option<Time> {
-    if parts.view.end != Some(JobEnd::Succeeded) {
+    if parts.end() != Some(JobEnd::Succeeded) {
         return None;
+    }
+    if parts.target.is_some() {
+        // when that was seen
+        let now = || Time(whole_second(parts.now));
+        return Some(old.completion_time.clone().unwrap_or_else(now));
     }
     let time = |found: &RoleJob<'_>| found.job.as_ref()?.status.as_ref()?.completion_time.clone();
     let deciding = object.spec.success_roles();
@@ -152,10 +169,15 @@ fn phase(
     roles: &[RoleStatus],
     old: &TrainingJobStatus,
 ) -> JobPhase {
-    match parts.view.end {
+    match parts.end() {
         Some(JobEnd::Succeeded) => return JobPhase::Succeeded,
         Some(_) => return JobPhase::Failed,
         None => {}
+    }
+    let has_ended = matches!(old.phase, JobPhase::Succeeded | JobPhase::Failed);
+    if has_ended && parts.target.is_some_and(TargetParts::is_gone) {
+        // a job that has ended may be deleted, and has ended all the same
+        return old.phase;
     }
     let is_complete = |role: &RoleStatus| {
         let workers = &role.workers;
@@ -171,7 +193,8 @@ fn phase(
         })
     };
     let decision = parts.view.decision.as_ref();
-    match decision.is_some_and(|decision| decision.run) {
+    let runs_without_bursar = parts.target.is_some_and(TargetParts::runs_without_bursar);
+    match runs_without_bursar || decision.is_some_and(|decision| decision.run) {
         true if roles.iter().all(is_complete) => JobPhase::Running,
         true => JobPhase::Starting,
         false if parts.roles.iter().any(is_stopping) => JobPhase::Suspending,
@@ -181,7 +204,11 @@ fn phase(
 }
 
 /// What ended well: all of it, or the roles whose end is the job's.
-fn success(object: &TrainingJob) -> String {
+fn success(object: &TrainingJob, parts: &StatusParts<'_>) -> String {
+    if let Some(target) = parts.target {
+        let why = target.end().map(|end| end.why.as_str());
+        return why.unwrap_or("the target has ended well").to_owned();
+    }
     let roles = object.spec.success_roles();
     match roles.as_slice() {
         [] => "all workers ended well".to_owned(),
@@ -197,6 +224,10 @@ fn success(object: &TrainingJob) -> String {
 
 /// What failed: the gang once more than it may, or the Job of the only role or of a named one.
 fn failure(object: &TrainingJob, parts: &StatusParts<'_>) -> String {
+    if let Some(target) = parts.target {
+        let why = target.end().map(|end| end.why.as_str());
+        return why.unwrap_or("the target has failed").to_owned();
+    }
     match &parts.view.end {
         Some(JobEnd::RoleFailed(role)) if role.is_empty() => {
             "workers failed more often than restarts allows".to_owned()
@@ -277,7 +308,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
                 job_ready::RUNNING,
                 "all workers run".to_owned(),
             ),
-            JobPhase::Succeeded => say(READY, true, job_ready::SUCCEEDED, success(object)),
+            JobPhase::Succeeded => say(READY, true, job_ready::SUCCEEDED, success(object, parts)),
             JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(object, parts)),
             _ => say(
                 READY,
@@ -297,5 +328,6 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
     ];
     states.extend(parts.priority_limit.clone());
     states.extend(parts.paused.clone());
+    states.extend(parts.target.map(|target| target.condition.clone()));
     states
 }

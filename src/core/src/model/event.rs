@@ -411,6 +411,9 @@ pub struct Job {
     /// Its workers wait for each other, those that had ended well before it was suspended included: it
     /// resumes with all workers of the roles that have not ended.
     pub resumes_whole: bool,
+    /// Another controller makes its workers, when it sees fit, and starts them again: none is missing, and what
+    /// becomes of one is no failure of the gang.
+    pub is_adopted: bool,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
 }

@@ -293,6 +293,9 @@ impl JobState {
     /// resumes as a whole. A Job of an earlier version that has not ended anything is replaced as well: it
     /// would count failures otherwise than the gang does.
     pub(crate) fn roles_to_renew(&self) -> Vec<Name> {
+        if self.is_adopted() {
+            return Vec::new();
+        }
         let restarts = self.restart_on_record().is_some();
         let jobs = self.batch_jobs.iter().filter(|(_, job)| {
             let is_stopped = job.finished.is_some() || !job.running;
@@ -303,6 +306,11 @@ impl JobState {
             is_stopped && (restarts || job.finished.is_none() && starts_anew)
         });
         jobs.map(|(role, _)| role.clone()).collect()
+    }
+
+    /// Whether another controller makes its workers and starts them again.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.is_adopted)
     }
 
     /// Whether workers that have ended well start again with the others of their role.
@@ -476,6 +484,7 @@ mod tests {
             ended_well: Default::default(),
             success_roles: Default::default(),
             resumes_whole: false,
+            is_adopted: false,
             roles: ROLES.map(role).into(),
         };
         let key = Key::new("team", "train");

@@ -155,7 +155,7 @@ impl<'a> LastRun<'a> {
         let mut jobs = state.batch_jobs.values();
         let is_left_to_jobs = jobs.any(|job| job.replaces_workers && job.finished.is_none());
         let is_ours = !self.lost.is_empty() || self.missing_job.is_some() || !is_left_to_jobs;
-        let interruption = interruption.filter(|_| is_ours);
+        let interruption = interruption.filter(|_| is_ours && !state.is_adopted());
         Restarts {
             count: state.restarts(),
             disruptions: state.disruptions(),

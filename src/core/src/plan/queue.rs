@@ -407,7 +407,7 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         created: spec.created,
         suspend: spec.suspend,
         running,
-        missing: missing_pods(state, &roles, &pods).filter(|_| is_shown),
+        missing: missing_pods(state, &roles, &pods).filter(|_| is_shown && !spec.is_adopted),
         unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
         fits_now: has_room,

@@ -64,6 +64,7 @@ pub(crate) fn job(workers: u32) -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         seed: 1,
         roles: vec![Role {
             name: "".into(),

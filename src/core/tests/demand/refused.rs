@@ -113,6 +113,7 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: "".into(),
             replicas: 1,

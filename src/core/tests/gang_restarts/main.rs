@@ -79,6 +79,7 @@ pub(crate) fn job(second: i64, workers: u32) -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

@@ -31,6 +31,7 @@ fn suspended(spec: &Job) -> Cluster {
 fn workers_that_wait_for_each_other_resume_with_those_that_had_ended_well() {
     let whole = Job {
         resumes_whole: true,
+        is_adopted: false,
         ..job(0, 4)
     };
     let mut cluster = suspended(&whole);

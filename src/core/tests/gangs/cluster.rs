@@ -146,6 +146,7 @@ impl Cluster {
             ended_well: Default::default(),
             success_roles: Default::default(),
             resumes_whole: false,
+            is_adopted: false,
             roles: vec![Role {
                 name: "".into(),
                 replicas: gang.workers,

@@ -38,7 +38,7 @@ pub(crate) fn additions(placed: PlacedRole<'_>) -> Additions {
         true => Vec::new(),
         false => vec![value(VISIBLE_DEVICES, "void")],
     };
-    let mut all = match spec.framework {
+    let mut all = match spec.framework() {
         _ if spec.launcher().is_some() => launcher::additions(placed, &env),
         Framework::PyTorch | Framework::DeepSpeed => Additions::of(pytorch::environment(placed)),
         Framework::TensorFlow => Additions::of(tensorflow::environment(placed)),
@@ -58,7 +58,7 @@ pub(crate) fn additions(placed: PlacedRole<'_>) -> Additions {
 
 /// The port that workers of a framework connect to, for the headless Service, which wants one.
 pub(crate) fn port(object: &TrainingJob) -> i32 {
-    match object.spec.framework {
+    match object.spec.framework() {
         _ if object.spec.launcher().is_some() => launcher::SSH_PORT,
         Framework::TensorFlow => i32::from(bursar_api::training::TENSORFLOW_PORT),
         Framework::Jax => jax::COORDINATOR_PORT,

@@ -105,6 +105,7 @@ fn training(model: &mut Model, role: &str) {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![Role {
             name: role.into(),
             replicas: 1,

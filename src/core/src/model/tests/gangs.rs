@@ -37,6 +37,7 @@ fn job(suspend: bool) -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles: vec![role("master"), role("worker")],
     }
 }

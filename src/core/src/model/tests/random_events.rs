@@ -342,6 +342,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         ended_well: Default::default(),
         success_roles: Default::default(),
         resumes_whole: false,
+        is_adopted: false,
         roles,
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn additions(placed: PlacedRole<'_>, env: &[EnvVar]) -> Additions {
         ..VolumeMount::default()
     };
     let mut mounts = vec![ssh, config(CONFIG_PATH, None)];
-    if object.spec.framework == Framework::DeepSpeed {
+    if object.spec.framework() == Framework::DeepSpeed {
         mounts.push(config(DEEPSPEED_HOSTFILE, Some(HOSTFILE)));
     }
     Additions {
