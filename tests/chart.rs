@@ -266,6 +266,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("spendcorrections/status", "update patch"),
         // the finalizer of a targetRef
         ("inferencedeployments", "patch"),
+        ("trainingjobs", "patch"),
         ("pricelists", "create patch"),
         ("spendrecords", "get list watch create update delete"),
         ("spendrecords/status", "update"),
@@ -275,6 +276,9 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("x", "get patch"),
         ("replicasets", "get"),
         ("horizontalpodautoscalers", "list"),
+        // the kinds of the value `jobTargets`, and what they make
+        ("x", "get patch"),
+        ("x", "get"),
         ("jobs", "get list watch create patch delete"),
         ("secrets", "create"),
         ("configmaps", "create"),
@@ -471,6 +475,53 @@ fn targets_are_read_and_scaled_where_the_chart_names_their_kind_and_nothing_else
             rules.contains("printf \"%s/scale\" .resource"),
             "{template}"
         );
+    }
+}
+
+#[test]
+fn jobs_are_read_and_suspended_where_the_chart_names_their_kind_and_nothing_else_of_them_is_changed()
+ {
+    let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
+    let listed = values["jobTargets"].as_array().unwrap().iter();
+    let kinds: Vec<&str> = listed.filter_map(|entry| entry["kind"].as_str()).collect();
+    let expected = [
+        "Job",
+        "JobSet",
+        "PyTorchJob",
+        "MPIJob",
+        "TrainJob",
+        "RayJob",
+    ];
+    assert_eq!(kinds, expected);
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
+    let resource = schema["definitions"]["resource"]["pattern"].as_str();
+    let resource = Regex::new(resource.unwrap()).unwrap();
+    for (name, is_right) in [("rayjobs", true), ("*", false), ("pods/exec", false)] {
+        assert_eq!(resource.is_match(name), is_right, "{name}");
+    }
+    for (template, verbs) in [
+        ("templates/rbac.yaml", &["[get, patch]", "[get]"][..]),
+        ("templates/hook-uninstall.yaml", &["[get, patch]"]),
+    ] {
+        let text = file(template);
+        let (_, rules) = text.split_once("{{- range .Values.jobTargets }}").unwrap();
+        let (rules, _) = rules
+            .split_once("\n{{- end }}")
+            .unwrap_or_else(|| rules.split_once("\n  {{- end }}\n  {{- end }}").unwrap());
+        let found = rules.lines();
+        let found: Vec<&str> = found
+            .filter_map(|line| line.trim().strip_prefix("verbs: "))
+            .collect();
+        assert_eq!(found, verbs, "{template}");
+    }
+    let policies = file("templates/admission-policies.yaml");
+    let (_, own_writes) = policies.split_once("name: bursar-own-writes").unwrap();
+    for part in [
+        "{{- range $.Values.jobTargets }}",
+        "include \"bursar.changesOnly\" (dict \"kind\" $kind)",
+        "'!variables.isTarget || variables.isSuspension'",
+    ] {
+        assert!(own_writes.contains(part), "{part}");
     }
 }
 

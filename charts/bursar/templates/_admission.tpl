@@ -57,6 +57,26 @@ c.?resources.?limits.orValue({}).exists(r,
 {{- end }}
 
 {{/*
+CEL: an object of a kind of jobTargets differs in nothing but the field that suspends it, and in metadata and status. Call with
+(dict "kind" ENTRY).
+*/}}
+{{- define "bursar.changesOnly" -}}
+{{- $fields := splitList "." .kind.suspend }}
+{{- $a := "variables.now" }}
+{{- $b := "variables.before" -}}
+((request.resource.group + '/' + request.resource.resource) == '{{ .kind.apiGroup }}/{{ .kind.resource }}'
+        && {{ $a }}.all(k, k in ['metadata', 'status', '{{ first $fields }}'] || (k in {{ $b }} && {{ $a }}[k] == {{ $b }}[k]))
+        && {{ $b }}.all(k, k == 'status' || k in {{ $a }})
+        {{- range $i, $field := $fields }}
+        {{- if $i }}
+        && {{ include "bursar.equalBut" (dict "a" $a "b" $b "key" $field) }}
+        {{- end }}
+        {{- $a = printf "%s[?'%s'].orValue({})" $a $field }}
+        {{- $b = printf "%s[?'%s'].orValue({})" $b $field }}
+        {{- end }})
+{{- end }}
+
+{{/*
 The beginning of a policy and its binding. A failure of a policy refuses the request, so each has conditions that keep it off the
 objects of everybody else, and that cannot fail. Call with (dict "root" $ "name" NAME "mode" MODE), and with "optOut" KEY if a label of
 this key, with the value `allowed`, keeps a namespace out.

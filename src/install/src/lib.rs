@@ -1,5 +1,6 @@
 //! The commands that prepare a cluster for Bursar, and for its removal.
 
 pub mod crds;
+mod job_targets;
 mod targets;
 pub mod uninstall;

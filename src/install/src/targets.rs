@@ -139,14 +139,18 @@ async fn remove_labels(client: &Client, object: &DynamicObject) -> Result<(), ku
     Ok(())
 }
 
-async fn remove_finalizer(
+/// Takes the finalizer of a targetRef off a workload of this kind.
+///
+/// # Errors
+/// A call failed, or others write it again and again.
+pub(crate) async fn remove_finalizer(
     client: &Client,
     object: &DynamicObject,
     kind: &ApiResource,
 ) -> Result<(), Error> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, kind);
-    let what = format!("removing the finalizer of InferenceDeployment {namespace}/{name}");
+    let what = format!("removing the finalizer of {} {namespace}/{name}", kind.kind);
     for left in (0..MAX_ATTEMPTS).rev() {
         let Some(live) = api.get_metadata(&name).await.not_found_as_none(&what)? else {
             return Ok(());

@@ -22,7 +22,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::targets;
+use crate::{job_targets, targets};
 
 const CONTROLLER: &str = "bursar-controller";
 /// The labels of the controller's pods.
@@ -99,8 +99,7 @@ impl<T> NotFoundAsNone<T> for Result<T, kube::Error> {
     }
 }
 
-/// Stops the controller, deletes the admission policy, gives workloads that were scaled by targetRef the
-/// replicas that they had, removes the finalizer from all pods, gives the replicas back to Services whose requests went through gateways, deletes the EndpointSlices, and lists
+/// Stops the controller, deletes the admission policy, gives workloads and jobs of targetRefs back as they were, removes the finalizer from all pods, gives the replicas back to Services whose requests went through gateways, deletes the EndpointSlices, and lists
 /// the services without replicas.
 ///
 /// # Errors
@@ -117,8 +116,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
         removed.pods, removed.services, removed.slices
     );
     println!(
-        "gave {} workloads of targetRefs the replicas that they had",
-        removed.targets
+        "gave {} workloads of targetRefs the replicas that they had, and suspended {} jobs of targetRefs or let them run as before",
+        removed.targets, removed.jobs
     );
     for name in services_without_replicas(&client).await? {
         println!(
@@ -132,6 +131,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 #[derive(Debug, PartialEq, Eq)]
 struct Removed {
     targets: usize,
+    jobs: usize,
     pods: usize,
     services: usize,
     slices: usize,
@@ -156,6 +156,7 @@ async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     Ok(Removed {
         // before the gateways leave the slices: a workload at zero has no other endpoint
         targets: targets::release_all(client).await?,
+        jobs: job_targets::release_all(client).await?,
         pods: remove_all_finalizers(client).await?,
         services,
         slices: delete_slices(client).await?,
@@ -417,6 +418,7 @@ mod tests {
             removed.unwrap(),
             Removed {
                 targets: 0,
+                jobs: 0,
                 pods: 3,
                 services: 0,
                 slices: 0
@@ -463,6 +465,7 @@ mod tests {
             removed.unwrap(),
             Removed {
                 targets: 0,
+                jobs: 0,
                 pods: 1,
                 services: 0,
                 slices: 1
@@ -508,6 +511,7 @@ mod tests {
             removed,
             Removed {
                 targets: 0,
+                jobs: 0,
                 pods: 2,
                 services: 0,
                 slices: 2
@@ -542,6 +546,7 @@ mod tests {
         let removed = uninstall(&client, OPERATOR).await.unwrap();
         let expected = Removed {
             targets: 0,
+            jobs: 0,
             pods: 0,
             services: 1,
             slices: 1,

@@ -2,6 +2,7 @@
 //! gangs and signals. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
 //! other scenarios.
 
+mod adopted_jobs;
 mod adoption;
 mod always;
 mod budgets;
@@ -254,6 +255,11 @@ fn gangs() -> Vec<Scenario> {
             "kube_scheduler_places_all_workers_of_a_gang_or_none",
             4,
             gangs::placed_as_a_whole,
+        ),
+        Scenario::new(
+            "a_job_that_exists_is_held_started_suspended_and_charged",
+            4,
+            adopted_jobs::of_a_budget,
         ),
         ledger_equals_audit_log(),
     ]

@@ -38,6 +38,9 @@ pub struct JobTargetStatus {
     /// Whether it was suspended before Bursar first changed that; it is so again once it is given back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspended_before: Option<bool>,
+    /// The field by which it is suspended.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub suspend_field: String,
 }
 
 /// Whether nothing is set that a target has itself.

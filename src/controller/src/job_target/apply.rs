@@ -94,6 +94,7 @@ async fn record(
     let status = JobTargetStatus {
         uid: target.uid.to_string(),
         suspended_before: Some(target.suspended),
+        suspend_field: target.suspend.to_string(),
     };
     let patch = json!({"metadata": {"uid": object.uid(), "resourceVersion": version}, "status": {"target": status}});
     let patch = Patch::Merge(patch);

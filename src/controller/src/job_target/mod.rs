@@ -29,6 +29,8 @@ mod state;
 pub(crate) mod status;
 mod table;
 mod target;
+#[cfg(test)]
+mod tests;
 mod view;
 pub(crate) mod worker_pods;
 

@@ -251,14 +251,14 @@ fn product(paths: &[FieldPath], element: &Value, reference: &TargetRef) -> Resul
 
 /// How it has ended, if it has.
 fn end(object: &Value, kind: &JobKind) -> Option<TargetEnd> {
-    let told = |marks: &[EndMark]| marks.iter().find_map(|mark| end_told(object, mark));
+    let reason = |marks: &[EndMark]| marks.iter().find_map(|mark| end_reason(object, mark));
     // a failure may follow a success that did not count, and not the other way round
-    let failed = told(&kind.failed).map(|why| TargetEnd {
+    let failed = reason(&kind.failed).map(|why| TargetEnd {
         succeeded: false,
         why,
     });
     failed.or_else(|| {
-        told(&kind.succeeded).map(|why| TargetEnd {
+        reason(&kind.succeeded).map(|why| TargetEnd {
             succeeded: true,
             why,
         })
@@ -266,7 +266,7 @@ fn end(object: &Value, kind: &JobKind) -> Option<TargetEnd> {
 }
 
 /// What says that it has ended, if this does.
-fn end_told(object: &Value, mark: &EndMark) -> Option<String> {
+fn end_reason(object: &Value, mark: &EndMark) -> Option<String> {
     match mark {
         EndMark::Condition(kind) => {
             let conditions = object.pointer("/status/conditions")?.as_array()?;

@@ -11,15 +11,18 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use serde_json::{Value, json};
 
 use super::sweep::{Stage, every_competing_write, every_crash, undisturbed};
+use super::world::NAMESPACE;
 use crate::job_target::JobTargetKinds;
 use crate::pod;
 
 /// The kinds that the chart lists.
-pub(super) fn kinds() -> JobTargetKinds {
+pub(crate) fn kinds() -> JobTargetKinds {
     let values = include_str!("../../../../charts/bursar/values.yaml");
     let values: Value = serde_saphyr::from_str(values).unwrap();
     values["jobTargets"].to_string().parse().unwrap()
@@ -34,7 +37,7 @@ fn batch_job(suspend: bool) -> Value {
         "metadata": {"name": "old", "annotations": {"theirs": "stays"}},
         "spec": {
             "suspend": suspend, "parallelism": 2, "completions": 2, "completionMode": "Indexed",
-            "template": {"spec": spec},
+            "template": {"metadata": {"labels": {"app": "train"}}, "spec": spec},
         },
     })
 }
@@ -362,10 +365,7 @@ async fn a_target_that_is_refused_is_named_with_what_helps() {
 #[tokio::test]
 async fn a_job_of_bursars_own_is_nobodys_target() {
     let mut stage = Stage::new(Faults::default()).await;
-    stage
-        .world
-        .create_gang_in(super::world::NAMESPACE, "own", 2)
-        .await;
+    stage.world.create_gang_in(NAMESPACE, "own", 2).await;
     stage.seconds(8).await;
     let mut job = adopting();
     job["spec"]["targetRef"]["name"] = json!("own");
@@ -407,4 +407,78 @@ async fn pods_that_only_say_to_belong_to_a_job_are_not_its_workers() {
         let name = pod.name_any();
         assert_eq!(is_worker, name.starts_with("old-"), "{name}");
     }
+}
+
+/// Objects of a kind that no type is there for.
+fn dynamic(stage: &Stage, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
+    let plural = format!("{}s", kind.to_lowercase());
+    let kind = GroupVersionKind::gvk(group, version, kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+    Api::namespaced_with(stage.world.server.client(), NAMESPACE, &resource)
+}
+
+async fn create_dynamic(api: &Api<DynamicObject>, object: Value) -> DynamicObject {
+    let object = serde_json::from_value(object).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap()
+}
+
+/// The pods are of a Job, that of a JobSet, that of the TrainJob, which has no templates itself.
+#[tokio::test]
+async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_owners() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let train_jobs = dynamic(&stage, "trainer.kubeflow.org", "v1alpha1", "TrainJob");
+    let head = json!({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": {"name": "old"}});
+    let mut train_job = head.clone();
+    train_job["spec"] = json!({"suspend": true});
+    let train_job = create_dynamic(&train_jobs, train_job).await;
+    let mut job = adopting();
+    job["spec"]["targetRef"] =
+        json!({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "name": "old"});
+    stage.world.create::<TrainingJob>(job).await;
+    stage.seconds(3).await;
+    assert_eq!(target_ready(&stage).1, "NoTemplates");
+    let owner = |owner: &DynamicObject| {
+        let types = owner.types.as_ref().unwrap();
+        json!([{"apiVersion": types.api_version, "kind": types.kind, "name": "old", "uid": owner.uid(), "controller": true}])
+    };
+    let mut spec = batch_job(false)["spec"].take();
+    spec["template"]["metadata"]["labels"]["jobset.sigs.k8s.io/replicatedjob-name"] = json!("node");
+    let replicated = json!({"name": "node", "replicas": 1, "template": {"spec": spec}});
+    let job_sets = dynamic(&stage, "jobset.x-k8s.io", "v1alpha2", "JobSet");
+    let job_set = json!({
+        "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
+        "metadata": {"name": "old", "ownerReferences": owner(&train_job)},
+        "spec": {"suspend": true, "replicatedJobs": [replicated]},
+    });
+    let job_set = create_dynamic(&job_sets, job_set).await;
+    stage.seconds(40).await;
+    let told = train_jobs.get("old").await.unwrap();
+    assert_eq!(told.data["spec"]["suspend"], json!(false));
+    assert_eq!(
+        job_sets.get("old").await.unwrap(),
+        job_set,
+        "it is the TrainJob's"
+    );
+    assert_eq!(phase(&stage), JobPhase::Starting);
+    // what the controllers of both do
+    let metadata = json!({"name": "old-node-0", "ownerReferences": owner(&job_set)});
+    stage
+        .world
+        .create::<Job>(json!({"metadata": metadata, "spec": spec}))
+        .await;
+    stage.seconds(12).await;
+    assert_eq!((workers(&stage), labelled(&stage)), (2, 2));
+    for pod in stage.world.pods() {
+        assert_eq!(pod.labels()[ROLE_LABEL], "node");
+    }
+    assert_eq!(phase(&stage), JobPhase::Running);
+    let status = train(&stage).unwrap().status.unwrap();
+    assert_eq!(
+        (status.workers.ready, status.roles[0].workers.ready),
+        (2, 2)
+    );
+    stage.world.set_limit("0.001").await;
+    stage.seconds(12).await;
+    let told = train_jobs.get("old").await.unwrap();
+    assert_eq!(told.data["spec"]["suspend"], json!(true));
 }

@@ -1,6 +1,8 @@
 //! The controller against an in-memory API server, with every other part of a cluster played by [`world`]: what it does when it dies
 //! at any write, when somebody writes first, and when its caches are old.
 
+pub(crate) use adopted_jobs::kinds;
+
 mod accounts;
 mod adopted_jobs;
 mod adoption;

@@ -81,7 +81,8 @@ impl World {
                 || object
                     .owner_references()
                     .iter()
-                    .any(|owner| owners.contains(&owner.uid));
+                    // of a kind without a controller here, which nobody deletes
+                    .any(|owner| owners.contains(&owner.uid) || owner.kind == "JobSet");
             if !owned && object.meta().deletion_timestamp.is_none() {
                 self.api::<K>()
                     .delete(&object.name_any(), &DeleteParams::default())
