@@ -519,6 +519,23 @@ mod tests {
         assert_eq!(orders(&mut model, 100), []);
     }
 
+    /// A gang of Bursar's own is taken back without its pods. The controller of an adopted one makes them when it
+    /// sees fit: a submitter comes last.
+    #[test]
+    fn an_adopted_job_is_not_stopped_for_want_of_pods() {
+        for is_adopted in [false, true] {
+            let mut model = model();
+            let key = Key::new("team", "train");
+            let mut spec = model.jobs[&key].spec.clone().unwrap();
+            spec.is_adopted = is_adopted;
+            model.apply(Event::Job(key, Some(spec)), at(1));
+            let mut seconds = (1..900).step_by(10);
+            let stops =
+                seconds.any(|second| orders(&mut model, second).iter().any(|order| !order.run));
+            assert_eq!(stops, !is_adopted);
+        }
+    }
+
     #[test]
     fn a_role_that_ended_well_keeps_no_order_from_being_seen() {
         let mut model = model();
