@@ -445,6 +445,12 @@ impl TrainingJobSpec {
         if let Some(target) = &self.target_ref {
             return adopted::check(self, target);
         }
+        if self.framework.is_none() {
+            return Err(FieldError::new(
+                "spec.framework",
+                "is missing, and so is targetRef",
+            ));
+        }
         self.check_roles(name)?;
         if let Some(policy) = &self.success_policy {
             let is_role = |name: &&String| self.roles.iter().any(|role| role.name == **name);

@@ -280,8 +280,62 @@ fn the_examples_of_frameworks_are_read() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let object: TrainingJob = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(object.validate(), Ok(()), "{text}");
-        frameworks.insert(object.spec.framework.as_str());
+        frameworks.insert(object.spec.framework().as_str());
     }
     let expected = ["DeepSpeed", "Horovod", "JAX", "MPI", "Plain", "TensorFlow"];
     assert_eq!(frameworks.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_target_excludes_what_describes_workers_and_needs_nothing_else() {
+    let target = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "old"});
+    let with = |field: &str, value: Value| {
+        let mut spec = json!({"targetRef": target, "priorityClassName": "high", "suspend": true});
+        spec[field] = value;
+        fault(spec).map(|(field, _)| field)
+    };
+    assert_eq!(with("paused", json!(true)), None);
+    assert_eq!(with("restarts", json!(3)), None, "the default");
+    for (field, value, expected) in [
+        ("replicas", json!(2), "spec.targetRef"),
+        ("template", template(1, json!([])), "spec.targetRef"),
+        ("roles", json!([role("worker", 1)]), "spec.targetRef"),
+        ("framework", json!("PyTorch"), "spec.framework"),
+        ("precision", json!("bf16"), "spec.precision"),
+        (
+            "successPolicy",
+            json!({"roles": ["worker"]}),
+            "spec.successPolicy",
+        ),
+        ("mpi", json!({}), "spec.mpi"),
+        ("restarts", json!(4), "spec.restarts"),
+        (
+            "targetRef",
+            json!({"apiVersion": "v1", "kind": "", "name": "x"}),
+            "spec.targetRef",
+        ),
+    ] {
+        assert_eq!(with(field, value).as_deref(), Some(expected), "{field}");
+    }
+    let alike = json!({"replicas": 1, "template": template(1, json!([]))});
+    assert_eq!(fault(alike).unwrap().0, "spec.framework", "it is missing");
+}
+
+/// The example of `examples/adoption` is one that the controller reads.
+#[test]
+fn the_examples_of_adopted_jobs_are_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/adoption");
+    for file in ["job.yaml", "kubeflow/pytorch-job.yaml"] {
+        let text = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();
+        let (target, job) = text.split_once("\n---\n").unwrap();
+        let object: TrainingJob = serde_saphyr::from_str(job).unwrap();
+        assert_eq!(object.validate(), Ok(()), "{file}");
+        let target: Value = serde_saphyr::from_str(target).unwrap();
+        let reference = object.spec.target_ref.unwrap();
+        assert_eq!(target["apiVersion"], *reference.api_version);
+        assert_eq!(
+            (&target["kind"], &target["metadata"]["name"]),
+            (&json!(reference.kind), &json!(reference.name))
+        );
+    }
 }
