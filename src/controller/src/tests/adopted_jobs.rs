@@ -1,6 +1,8 @@
 //! Jobs that exist are adopted by `targetRef`: held, started, suspended, charged and given back, with nothing of
 //! them changed but whether they are suspended.
 
+use std::borrow::Cow;
+
 use bursar_api::TrainingJob;
 use bursar_api::names::{ROLE_LABEL, SUSPENDED_ANNOTATION, TARGET_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::training::JobPhase;
@@ -9,11 +11,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
-use kube::api::{
-    Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::sweep::{Stage, every_competing_write, every_crash, undisturbed};
@@ -409,11 +410,46 @@ async fn pods_that_only_say_to_belong_to_a_job_are_not_its_workers() {
     }
 }
 
-/// Objects of a kind that no type is there for.
-fn dynamic(stage: &Stage, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
-    let plural = format!("{}s", kind.to_lowercase());
-    let kind = GroupVersionKind::gvk(group, version, kind);
-    let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+/// Kinds of custom resources, which the server is to have.
+macro_rules! served {
+    ($($kind:ident of $group:literal at $version:literal as $plural:literal;)*) => {$(
+        struct $kind(ObjectMeta);
+
+        impl Resource for $kind {
+            type DynamicType = ();
+            type Scope = NamespaceResourceScope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                stringify!($kind).into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                $version.into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.0
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.0
+            }
+        }
+    )*};
+}
+
+served! {
+    TrainJob of "trainer.kubeflow.org" at "v1alpha1" as "trainjobs";
+    JobSet of "jobset.x-k8s.io" at "v1alpha2" as "jobsets";
+}
+
+/// The objects of a kind that the server has from now on.
+fn serve<K: Resource<DynamicType = ()>>(stage: &Stage) -> Api<DynamicObject> {
+    stage.world.server.serve::<K>();
+    let resource = ApiResource::erase::<K>(&());
     Api::namespaced_with(stage.world.server.client(), NAMESPACE, &resource)
 }
 
@@ -426,7 +462,7 @@ async fn create_dynamic(api: &Api<DynamicObject>, object: Value) -> DynamicObjec
 #[tokio::test]
 async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_owners() {
     let mut stage = Stage::new(Faults::default()).await;
-    let train_jobs = dynamic(&stage, "trainer.kubeflow.org", "v1alpha1", "TrainJob");
+    let train_jobs = serve::<TrainJob>(&stage);
     let head = json!({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": {"name": "old"}});
     let mut train_job = head.clone();
     train_job["spec"] = json!({"suspend": true});
@@ -444,7 +480,7 @@ async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_ow
     let mut spec = batch_job(false)["spec"].take();
     spec["template"]["metadata"]["labels"]["jobset.sigs.k8s.io/replicatedjob-name"] = json!("node");
     let replicated = json!({"name": "node", "replicas": 1, "template": {"spec": spec}});
-    let job_sets = dynamic(&stage, "jobset.x-k8s.io", "v1alpha2", "JobSet");
+    let job_sets = serve::<JobSet>(&stage);
     let job_set = json!({
         "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
         "metadata": {"name": "old", "ownerReferences": owner(&train_job)},
