@@ -57,7 +57,7 @@ pub(crate) async fn apply(
     suspended.map_err(Unapplied::before_order)?;
     context
         .job_targets
-        .note_written(key, order.retry.clone(), now);
+        .note_written(key, (!order.run, order.retry.clone()), now);
     if let Some(event) = events::of_job(order, object) {
         context.events.send(object.object_ref(&()), event);
     }

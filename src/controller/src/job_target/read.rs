@@ -26,6 +26,8 @@ pub(super) struct Reading {
     pub(super) version: Option<String>,
     /// Why it is not Bursar's to start and suspend.
     pub(super) problem: Option<TargetProblem>,
+    /// What it makes is not there, which has its templates.
+    pub(super) is_pending: bool,
 }
 
 impl Reading {
@@ -34,6 +36,7 @@ impl Reading {
             target: None,
             version: None,
             problem: Some(problem),
+            is_pending: false,
         }
     }
 }
@@ -74,12 +77,18 @@ pub(super) async fn read(client: &Client, kinds: &JobTargetKinds, wanted: &Wante
         None => target::pod_sets(&found.data, kind, reference).map(|sets| (sets, kind)),
         Some((group, made)) => read_made(client, kinds, (wanted, &target), (group, made)).await,
     };
+    let is_missing = |problem: &TargetProblem| problem.reason == target_ready::NOT_FOUND;
+    let is_pending = pods.as_ref().err().is_some_and(is_missing);
     let unread = match pods {
         Ok((sets, kind)) => {
             target.pod_set_label.clone_from(&kind.pod_set_label);
             target.pod_sets = sets;
             None
         }
+        Err(problem) if is_pending => Some(TargetProblem::new(
+            target_ready::NO_TEMPLATES,
+            problem.message,
+        )),
         Err(problem) => Some(problem),
     };
     // how one has ended needs no templates, which may be gone
@@ -88,6 +97,7 @@ pub(super) async fn read(client: &Client, kinds: &JobTargetKinds, wanted: &Wante
         target: Some(target),
         version: found.resource_version(),
         problem: managed.err().or(unread),
+        is_pending,
     }
 }
 
@@ -113,7 +123,7 @@ async fn read_made<'k>(
     };
     let found = get(client, &wanted.namespace, (&resource, &reference)).await;
     let found = found.map_err(|problem| match problem.reason == target_ready::NOT_FOUND {
-        true => no_templates(format!(
+        true => TargetProblem::new(target_ready::NOT_FOUND, format!(
             "{} has made no {reference} yet, which has its pod templates: its own controller makes it within seconds",
             wanted.target
         )),

@@ -146,10 +146,18 @@ impl JobTargets {
     }
 
     /// The target was told to run or not, and for what it was taken back, if it was.
-    pub(super) fn note_written(&self, key: &Key, retry: Option<Retry>, now: Timestamp) {
+    pub(super) fn note_written(
+        &self,
+        key: &Key,
+        (suspended, retry): (bool, Option<Retry>),
+        now: Timestamp,
+    ) {
         let mut state = lock(&self.state);
         if let Some(entry) = state.jobs.get_mut(key) {
             entry.retry = retry;
+            if suspended {
+                entry.note_suspension(now);
+            }
         }
         state.schedule_read(key, now);
         drop(state);

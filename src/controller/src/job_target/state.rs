@@ -10,7 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::pod_owner::{Owner, Owners};
 use super::read::{Reading, Wanted};
-use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::scale_target::TargetProblem;
 
@@ -148,9 +147,9 @@ impl Entry {
             problem: reading.problem,
         };
         if let (Some(target), Some(known)) = (&mut view.target, known) {
-            self.note_resumption(&known, target, now);
             // what it makes is made anew at times, and has the same templates
             let is_same = known.uid == target.uid && !known.pod_sets.is_empty();
+            let is_same = is_same && (reading.is_pending || target.end.is_some());
             if is_same && target.pod_sets.is_empty() {
                 let target = Arc::make_mut(target);
                 target.pod_sets.clone_from(&known.pod_sets);
@@ -166,9 +165,11 @@ impl Entry {
         view
     }
 
-    fn note_resumption(&mut self, before: &JobTarget, target: &JobTarget, now: Timestamp) {
-        let is_resumed = target.is_resumed_by_others() && !before.is_resumed_by_others();
-        if is_resumed && before.uid == target.uid {
+    /// Takes that a job is suspended. It was before, if its last order says so: somebody has let it run since. This is
+    /// counted by writes, since no read shows what happens between two of them.
+    pub(super) fn note_suspension(&mut self, now: Timestamp) {
+        let target = self.read.as_ref().and_then(|view| view.target.as_ref());
+        if target.is_some_and(|target| target.is_resumed_by_others()) {
             let (count, last) = self.resumptions;
             let goes_on = now < after(last, RESUMPTION_MEMORY);
             let count = if goes_on { count } else { 0 };

@@ -297,10 +297,10 @@ async fn whoever_resumes_a_job_is_respected_while_there_is_money_and_is_left_alo
     stage.seconds(5).await;
     assert!(suspended(&stage));
     let resumed = json!({"spec": {"suspend": false}, "metadata": {"annotations": {SUSPENDED_ANNOTATION: "true"}}});
-    for time in 1..=3 {
+    for time in 1..=4 {
         patch_old(&stage, resumed.clone()).await;
         stage.seconds(18).await;
-        let is_left = time == 3;
+        let is_left = time == 4;
         assert_eq!(suspended(&stage), !is_left, "time {time}");
     }
     assert_eq!(target_ready(&stage).1, "ManagedByOther");
