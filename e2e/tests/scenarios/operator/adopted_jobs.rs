@@ -1,7 +1,7 @@
 //! A Job that exists is adopted by `targetRef`: Kubernetes' own Job controller makes and deletes its workers.
 
 use bursar_e2e::{
-    Cluster, operator,
+    Access, Cluster, operator,
     runner::ScenarioResult,
     scenario::{budget_manifest, condition_reason, get_field, wait_for_field, wait_until},
 };
