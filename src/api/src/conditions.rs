@@ -260,6 +260,8 @@ reasons! {
     MANAGED_BY_OTHER = "ManagedByOther";
     /// Somebody has suspended it after Bursar let it run.
     SUSPENDED_BY_OTHERS = "SuspendedByOthers";
+    /// It is suspended for minutes and still has pods.
+    PODS_REMAIN = "PodsRemain";
     /// An older TrainingJob has the same target.
     IN_USE = "InUse";
     /// Bursar made it for a workload of its own.

@@ -128,16 +128,10 @@ impl JobTargets {
         lock(&self.state).jobs.get(key)?.version.clone()
     }
 
-    /// Whether a TrainingJob has a target that Bursar cannot stop by suspending it, as far as that is known: it is
-    /// another's to suspend, or has ended and left pods running. To budgets its pods are of no workload.
+    /// Whether a TrainingJob has a target whose pods Bursar cannot stop by suspending it, as far as that is known.
     pub(crate) fn is_out_of_control(&self, key: &Key) -> bool {
-        let state = lock(&self.state);
-        let is_adopted = state.jobs.contains_key(key);
-        let can_stop = |view: &JobTargetView| {
-            let target = view.controlled();
-            target.is_some_and(|target| target.end.is_none())
-        };
-        is_adopted && state.view(key).is_some_and(|view| !can_stop(&view))
+        let view = lock(&self.state).view(key);
+        view.is_some_and(|view| view.is_out_of_control())
     }
 
     /// What a gang was last taken back for, if it stayed incomplete.
@@ -155,8 +149,9 @@ impl JobTargets {
         let mut state = lock(&self.state);
         if let Some(entry) = state.jobs.get_mut(key) {
             entry.retry = retry;
-            if suspended {
-                entry.note_suspension(now);
+            match suspended {
+                true => entry.note_suspension(now),
+                false => entry.note_resumption(now),
             }
         }
         state.schedule_read(key, now);

@@ -42,6 +42,8 @@ pub(super) struct Entry {
     /// Something has happened since the read that goes on began.
     pub(super) is_outdated: bool,
     failing_since: Option<Timestamp>,
+    /// Since when the target of this UID is suspended.
+    suspended_since: Option<(Name, Timestamp)>,
     /// What its gang was last taken back for, if it stayed incomplete.
     pub(super) retry: Option<Retry>,
     /// How often in a row somebody has let it run after Bursar suspended it, and when last.
@@ -114,6 +116,7 @@ impl Entry {
             is_reading: false,
             is_outdated: false,
             failing_since: None,
+            suspended_since: None,
             retry: None,
             resumptions: (0, now),
         }
@@ -122,6 +125,21 @@ impl Entry {
     /// What is known after a read. While reads fail for want of an answer, the last target counts for a while; one
     /// that may not be read any more is there all the same.
     pub(super) fn next_view(&mut self, reading: Reading, now: Timestamp) -> JobTargetView {
+        let mut view = self.known(reading, now);
+        let target = view.target.as_ref();
+        let suspended = target.filter(|target| target.suspended && target.end.is_none());
+        let suspended = suspended.map(|target| target.uid.clone());
+        let since = self.suspended_since.take();
+        self.suspended_since = suspended.map(|uid| {
+            let since = since.filter(|(known, _)| *known == uid);
+            since.unwrap_or((uid, now))
+        });
+        let since = self.suspended_since.as_ref().map(|(_, since)| *since);
+        view.set_suspended_since(since, now);
+        view
+    }
+
+    fn known(&mut self, reading: Reading, now: Timestamp) -> JobTargetView {
         let reason = reading.problem.as_ref().map(|problem| problem.reason);
         let known = self.read.as_ref().and_then(|known| known.target.clone());
         if reason == Some(target_ready::NOT_READ) {
@@ -131,6 +149,7 @@ impl Entry {
                 _ => JobTargetView {
                     target: known,
                     problem: reading.problem,
+                    ..JobTargetView::default()
                 },
             };
         }
@@ -139,12 +158,14 @@ impl Entry {
             return JobTargetView {
                 target: known,
                 problem: reading.problem,
+                ..JobTargetView::default()
             };
         }
         self.version = reading.version;
         let mut view = JobTargetView {
             target: reading.target.map(Arc::new),
             problem: reading.problem,
+            ..JobTargetView::default()
         };
         if let (Some(target), Some(known)) = (&mut view.target, known) {
             // what it makes is made anew at times, and has the same templates
@@ -174,6 +195,14 @@ impl Entry {
             let goes_on = now < after(last, RESUMPTION_MEMORY);
             let count = if goes_on { count } else { 0 };
             self.resumptions = (count.saturating_add(1), now);
+        }
+    }
+
+    /// Takes that a job is let run: the pods that come are no leftovers, even before it was read again.
+    pub(super) fn note_resumption(&mut self, now: Timestamp) {
+        self.suspended_since = None;
+        if let Some(view) = &mut self.read {
+            view.set_suspended_since(None, now);
         }
     }
 

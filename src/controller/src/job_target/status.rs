@@ -6,6 +6,7 @@ use bursar_api::TrainingJob;
 use bursar_api::conditions::{ConditionState, TARGET_READY, target_ready};
 use bursar_api::names::SUSPENDED_ANNOTATION;
 use bursar_api::training::{JobTargetStatus, Role};
+use bursar_core::calendar::whole_second;
 use bursar_core::model::{JobEnd, Key};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 
@@ -29,15 +30,17 @@ pub(crate) fn parts(context: &Context, key: &Key, object: &TrainingJob) -> Optio
     let reference = object.spec.target_ref.as_ref()?;
     let view = context.job_targets.view(key);
     let view = view.unwrap_or_else(|| JobTargetView {
-        target: None,
         problem: Some(TargetProblem::new(
             target_ready::NOT_READ,
             format!("{reference} was not read yet"),
         )),
+        ..JobTargetView::default()
     });
+    let counts = counts(&pods(context, key));
+    let pods = counts.values().map(|counts| counts.active).sum();
     let status = object.status.as_ref();
     Some(TargetParts {
-        condition: condition(&view),
+        condition: condition(&view, pods),
         // what it gets back is noted before it is changed, and by that write alone
         status: status.and_then(|status| status.target.clone()),
         view,
@@ -101,7 +104,9 @@ impl TargetParts {
     }
 }
 
-fn condition(view: &JobTargetView) -> ConditionState {
+/// `pods` are those that have not ended.
+fn condition(view: &JobTargetView, pods: u32) -> ConditionState {
+    let suspended_since = view.suspended_since.filter(|_| pods > 0).map(whole_second);
     let (status, reason, message) = match (&view.problem, view.controlled()) {
         (Some(problem), _) => {
             let message = format!("{}; {}", problem.message, consequence(problem));
@@ -115,11 +120,25 @@ fn condition(view: &JobTargetView) -> ConditionState {
             );
             (false, target_ready::SUSPENDED_BY_OTHERS, why)
         }
-        (None, target) => (
-            true,
-            target_ready::ADOPTED,
-            adopted(target.map(|target| &**target)),
-        ),
+        (None, Some(target))
+            if view.is_overdue
+                && let Some(since) = suspended_since =>
+        {
+            let why = format!(
+                "{} was seen suspended at {since} and has {pods} pods all the same: its controller does not obey {}, or others have made them. They are charged, and a budget that is exhausted stops them only by unmanaged: Evict, as pods of no workload",
+                target.name, target.suspend
+            );
+            (false, target_ready::PODS_REMAIN, why)
+        }
+        (None, target) => {
+            let mut why = adopted(target.map(|target| &**target));
+            if let Some(since) = suspended_since {
+                why = format!(
+                    "{why}; it was seen suspended at {since}, and {pods} of its pods are still there"
+                );
+            }
+            (true, target_ready::ADOPTED, why)
+        }
     };
     ConditionState {
         kind: TARGET_READY,

@@ -3,17 +3,28 @@
 use std::sync::Arc;
 
 use bursar_api::conditions::target_ready;
+use bursar_api::template::grace_seconds;
+use jiff::{SignedDuration, Timestamp};
 
 use super::target::JobTarget;
 use crate::scale_target::TargetProblem;
 
+/// Pods of a job that is suspended may take so long to end, beyond their grace.
+const TIME_TO_END: SignedDuration = SignedDuration::from_mins(5);
+/// The longest grace that is believed: it is the template's, so the tenant's.
+const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(1);
+
 /// What is known of a target.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct JobTargetView {
     /// As it was last read; `None` if it is not there or was never read.
     pub(crate) target: Option<Arc<JobTarget>>,
     /// Why it is not Bursar's to start and suspend.
     pub(crate) problem: Option<TargetProblem>,
+    /// Since when it is suspended, as far as this leader has seen.
+    pub(crate) suspended_since: Option<Timestamp>,
+    /// It is suspended for so long that all its pods should have ended. Those that it still has do not obey it.
+    pub(crate) is_overdue: bool,
 }
 
 impl JobTargetView {
@@ -25,6 +36,24 @@ impl JobTargetView {
         let problem = self.problem.as_ref();
         let target = target.filter(|target| !target.pod_sets.is_empty() || target.end.is_some());
         target.filter(|_| problem.is_none_or(|problem| unread.contains(&problem.reason)))
+    }
+
+    /// Whether Bursar cannot stop the target's pods by suspending it: it is another's to suspend, has ended and left
+    /// pods running, or has pods that go on though it is suspended. To budgets they are of no workload.
+    pub(crate) fn is_out_of_control(&self) -> bool {
+        let target = self.controlled();
+        let can_stop = target.is_some_and(|target| target.end.is_none());
+        !can_stop || self.is_overdue
+    }
+
+    /// Takes that it is suspended since a time.
+    pub(super) fn set_suspended_since(&mut self, since: Option<Timestamp>, now: Timestamp) {
+        let sets = self.target.iter().flat_map(|target| &target.pod_sets);
+        let grace = sets.map(|set| SignedDuration::from_secs(grace_seconds(&set.template)));
+        let grace = grace.max().unwrap_or_default().min(LONGEST_GRACE);
+        self.suspended_since = since;
+        self.is_overdue =
+            since.is_some_and(|since| now.duration_since(since) >= grace + TIME_TO_END);
     }
 
     /// The target, if its pods are charged to the TrainingJob.

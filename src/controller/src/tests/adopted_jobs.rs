@@ -1,8 +1,6 @@
 //! Jobs that exist are adopted by `targetRef`: held, started, suspended, charged and given back, with nothing of
 //! them changed but whether they are suspended.
 
-use std::borrow::Cow;
-
 use bursar_api::TrainingJob;
 use bursar_api::names::{ROLE_LABEL, SUSPENDED_ANNOTATION, TARGET_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::training::JobPhase;
@@ -11,10 +9,9 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::NamespaceResourceScope;
-use kube::{Resource, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::sweep::{Stage, every_competing_write, every_crash, undisturbed};
@@ -30,7 +27,7 @@ pub(crate) fn kinds() -> JobTargetKinds {
 }
 
 /// The Job `old` of two workers.
-fn batch_job(suspend: bool) -> Value {
+pub(super) fn batch_job(suspend: bool) -> Value {
     let container =
         json!({"name": "c", "image": "i", "resources": {"limits": {"nvidia.com/gpu": "1"}}});
     let spec = json!({"terminationGracePeriodSeconds": 3, "restartPolicy": "Never", "containers": [container]});
@@ -44,33 +41,33 @@ fn batch_job(suspend: bool) -> Value {
 }
 
 /// The TrainingJob `train` that adopts `old`.
-fn adopting() -> Value {
+pub(super) fn adopting() -> Value {
     let target = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "old"});
     json!({"metadata": {"name": "train"}, "spec": {"targetRef": target}})
 }
 
-fn old(stage: &Stage) -> Job {
+pub(super) fn old(stage: &Stage) -> Job {
     let all: Vec<Job> = stage.world.server.objects();
     all.into_iter()
         .find(|found| found.name_any() == "old")
         .unwrap()
 }
 
-fn suspended(stage: &Stage) -> bool {
+pub(super) fn suspended(stage: &Stage) -> bool {
     old(stage).spec.unwrap().suspend == Some(true)
 }
 
-fn train(stage: &Stage) -> Option<TrainingJob> {
+pub(super) fn train(stage: &Stage) -> Option<TrainingJob> {
     let all: Vec<TrainingJob> = stage.world.server.objects();
     all.into_iter().find(|found| found.name_any() == "train")
 }
 
-fn phase(stage: &Stage) -> JobPhase {
+pub(super) fn phase(stage: &Stage) -> JobPhase {
     train(stage).unwrap().status.unwrap().phase
 }
 
 /// A condition of the TrainingJob: its status, its reason and its message.
-fn condition(stage: &Stage, name: &str, kind: &str) -> Option<(String, String, String)> {
+pub(super) fn condition(stage: &Stage, name: &str, kind: &str) -> Option<(String, String, String)> {
     let all: Vec<TrainingJob> = stage.world.server.objects();
     let found = all.into_iter().find(|found| found.name_any() == name)?;
     let conditions = found.status?.conditions;
@@ -84,18 +81,18 @@ fn condition(stage: &Stage, name: &str, kind: &str) -> Option<(String, String, S
     Some((status, reason, message))
 }
 
-fn target_ready(stage: &Stage) -> (String, String) {
+pub(super) fn target_ready(stage: &Stage) -> (String, String) {
     let (status, reason, _) = condition(stage, "train", "TargetReady").unwrap();
     (status, reason)
 }
 
-fn workers(stage: &Stage) -> usize {
+pub(super) fn workers(stage: &Stage) -> usize {
     let works = |pod: &&Pod| pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
     stage.world.pods().iter().filter(works).count()
 }
 
 /// Pods with the labels of the TrainingJob.
-fn labelled(stage: &Stage) -> usize {
+pub(super) fn labelled(stage: &Stage) -> usize {
     let pods = stage.world.pods();
     let is_ours = |pod: &&Pod| {
         pod.labels()
@@ -105,13 +102,13 @@ fn labelled(stage: &Stage) -> usize {
     pods.iter().filter(is_ours).count()
 }
 
-async fn patch_old(stage: &Stage, patch: Value) {
+pub(super) async fn patch_old(stage: &Stage, patch: Value) {
     let api = stage.world.api::<Job>();
     let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
     api.patch("old", &params, &patch).await.unwrap();
 }
 
-async fn end_old(stage: &Stage, condition: &str) {
+pub(super) async fn end_old(stage: &Stage, condition: &str) {
     let condition =
         json!({"type": condition, "status": "True", "reason": "Told", "message": "by the test"});
     let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
@@ -121,7 +118,7 @@ async fn end_old(stage: &Stage, condition: &str) {
 }
 
 /// A stage with the Job, and a TrainingJob that adopts it.
-async fn adopted(suspend: bool) -> Stage {
+pub(super) async fn adopted(suspend: bool) -> Stage {
     let stage = Stage::new(Faults::default()).await;
     stage.world.create::<Job>(batch_job(suspend)).await;
     stage.world.create::<TrainingJob>(adopting()).await;
@@ -408,113 +405,4 @@ async fn pods_that_only_say_to_belong_to_a_job_are_not_its_workers() {
         let name = pod.name_any();
         assert_eq!(is_worker, name.starts_with("old-"), "{name}");
     }
-}
-
-/// Kinds of custom resources, which the server is to have.
-macro_rules! served {
-    ($($kind:ident of $group:literal at $version:literal as $plural:literal;)*) => {$(
-        struct $kind(ObjectMeta);
-
-        impl Resource for $kind {
-            type DynamicType = ();
-            type Scope = NamespaceResourceScope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                stringify!($kind).into()
-            }
-            fn group((): &()) -> Cow<'_, str> {
-                $group.into()
-            }
-            fn version((): &()) -> Cow<'_, str> {
-                $version.into()
-            }
-            fn plural((): &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.0
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.0
-            }
-        }
-    )*};
-}
-
-served! {
-    TrainJob of "trainer.kubeflow.org" at "v1alpha1" as "trainjobs";
-    JobSet of "jobset.x-k8s.io" at "v1alpha2" as "jobsets";
-}
-
-/// The objects of a kind that the server has from now on.
-fn serve<K: Resource<DynamicType = ()>>(stage: &Stage) -> Api<DynamicObject> {
-    stage.world.server.serve::<K>();
-    let resource = ApiResource::erase::<K>(&());
-    Api::namespaced_with(stage.world.server.client(), NAMESPACE, &resource)
-}
-
-async fn create_dynamic(api: &Api<DynamicObject>, object: Value) -> DynamicObject {
-    let object = serde_json::from_value(object).unwrap();
-    api.create(&PostParams::default(), &object).await.unwrap()
-}
-
-/// The pods are of a Job, that of a JobSet, that of the TrainJob, which has no templates itself.
-#[tokio::test]
-async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_owners() {
-    let mut stage = Stage::new(Faults::default()).await;
-    let train_jobs = serve::<TrainJob>(&stage);
-    let head = json!({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": {"name": "old"}});
-    let mut train_job = head.clone();
-    train_job["spec"] = json!({"suspend": true});
-    let train_job = create_dynamic(&train_jobs, train_job).await;
-    let mut job = adopting();
-    job["spec"]["targetRef"] =
-        json!({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "name": "old"});
-    stage.world.create::<TrainingJob>(job).await;
-    stage.seconds(3).await;
-    assert_eq!(target_ready(&stage).1, "NoTemplates");
-    let owner = |owner: &DynamicObject| {
-        let types = owner.types.as_ref().unwrap();
-        json!([{"apiVersion": types.api_version, "kind": types.kind, "name": "old", "uid": owner.uid(), "controller": true}])
-    };
-    let mut spec = batch_job(false)["spec"].take();
-    spec["template"]["metadata"]["labels"]["jobset.sigs.k8s.io/replicatedjob-name"] = json!("node");
-    let replicated = json!({"name": "node", "replicas": 1, "template": {"spec": spec}});
-    let job_sets = serve::<JobSet>(&stage);
-    let job_set = json!({
-        "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
-        "metadata": {"name": "old", "ownerReferences": owner(&train_job)},
-        "spec": {"suspend": true, "replicatedJobs": [replicated]},
-    });
-    let job_set = create_dynamic(&job_sets, job_set).await;
-    stage.seconds(40).await;
-    let told = train_jobs.get("old").await.unwrap();
-    assert_eq!(told.data["spec"]["suspend"], json!(false));
-    assert_eq!(
-        job_sets.get("old").await.unwrap(),
-        job_set,
-        "it is the TrainJob's"
-    );
-    assert_eq!(phase(&stage), JobPhase::Starting);
-    // what the controllers of both do
-    let metadata = json!({"name": "old-node-0", "ownerReferences": owner(&job_set)});
-    stage
-        .world
-        .create::<Job>(json!({"metadata": metadata, "spec": spec}))
-        .await;
-    stage.seconds(12).await;
-    assert_eq!((workers(&stage), labelled(&stage)), (2, 2));
-    for pod in stage.world.pods() {
-        assert_eq!(pod.labels()[ROLE_LABEL], "node");
-    }
-    assert_eq!(phase(&stage), JobPhase::Running);
-    let status = train(&stage).unwrap().status.unwrap();
-    assert_eq!(
-        (status.workers.ready, status.roles[0].workers.ready),
-        (2, 2)
-    );
-    stage.world.set_limit("0.001").await;
-    stage.seconds(12).await;
-    let told = train_jobs.get("old").await.unwrap();
-    assert_eq!(told.data["spec"]["suspend"], json!(true));
 }
