@@ -258,6 +258,8 @@ reasons! {
     MANAGED_BY_KUEUE = "ManagedByKueue";
     /// Another controller starts and suspends it.
     MANAGED_BY_OTHER = "ManagedByOther";
+    /// Its controller refuses to suspend it as it is.
+    NOT_SUSPENDABLE = "NotSuspendable";
     /// Somebody has suspended it after Bursar let it run.
     SUSPENDED_BY_OTHERS = "SuspendedByOthers";
     /// It is suspended for minutes and still has pods.

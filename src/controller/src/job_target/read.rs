@@ -72,7 +72,8 @@ pub(super) async fn read(client: &Client, kinds: &JobTargetKinds, wanted: &Wante
         Err(problem) => return Reading::failed(problem),
     };
     let mut target = target::target(&found, kind);
-    let managed = target::check_manager(&found, kind, reference);
+    let managed = target::check_manager(&found, kind, reference)
+        .and_then(|()| target::check_suspendable(&found.data, kind, reference));
     let pods = match &kind.pods_of {
         None => target::pod_sets(&found.data, kind, reference).map(|sets| (sets, kind)),
         Some((group, made)) => read_made(client, kinds, (wanted, &target), (group, made)).await,

@@ -12,7 +12,7 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus};
 
 use super::events::{counts, pods};
 use super::target::{JobTarget, TargetEnd};
-use super::view::JobTargetView;
+use super::view::{JobTargetView, is_never_written};
 use crate::context::Context;
 use crate::scale_target::TargetProblem;
 use crate::training::job::RoleJob;
@@ -158,12 +158,7 @@ fn adopted(target: Option<&JobTarget>) -> String {
 
 /// What follows from a problem.
 fn consequence(problem: &TargetProblem) -> &'static str {
-    let others = [
-        target_ready::MANAGED_BY_KUEUE,
-        target_ready::MANAGED_BY_OTHER,
-        target_ready::OWNED_BY_OTHER,
-    ];
-    match others.contains(&problem.reason) {
+    match is_never_written(problem) {
         true => {
             "Bursar neither starts nor suspends it: its pods are charged, and a budget that is exhausted stops them only by unmanaged: Evict, as pods of no workload"
         }

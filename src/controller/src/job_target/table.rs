@@ -6,12 +6,14 @@ use std::str::FromStr;
 use bursar_api::inference::TargetRef;
 use kube::api::ApiResource;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::path::{ElementPath, FieldPath};
 
 const MAX_KINDS: usize = 32;
 const MAX_POD_SETS: usize = 8;
 const MAX_COUNTS: usize = 4;
+const MAX_REQUIREMENTS: usize = 4;
 const MAX_NAME: usize = 253;
 
 /// The kinds of jobs that TrainingJobs may adopt.
@@ -27,6 +29,8 @@ pub(crate) struct JobKind {
     resource: String,
     /// The field by which it is suspended.
     pub(crate) suspend: FieldPath,
+    /// What its controller asks of an object before that may be suspended.
+    pub(crate) suspend_requires: Vec<Requirement>,
     /// The field that names another controller, and the value that names its own.
     pub(crate) managed_by: Option<(FieldPath, String)>,
     /// Its pod sets are those of the job of this kind, and of its own name, that it makes.
@@ -40,16 +44,28 @@ pub(crate) struct JobKind {
     makes: Vec<ApiResource>,
 }
 
+/// What must hold of a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Requirement {
+    /// It has this value; one that is missing is false.
+    Is(FieldPath, bool),
+    /// It is missing or empty.
+    Absent(FieldPath),
+}
+
+/// Numbers of which the largest counts; 1 if none is there.
+pub(crate) type Largest = Vec<FieldPath>;
+
 /// Where a kind has pods that are alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodSetPaths {
     pub(crate) at: ElementPath,
     pub(crate) name: PodSetName,
     pub(crate) template: FieldPath,
-    /// Numbers whose product is that of its pods; one that is missing is 1.
-    pub(crate) count: Vec<FieldPath>,
+    /// Numbers whose product is that of its pods.
+    pub(crate) count: Vec<Largest>,
     /// Numbers whose product is that of the pods that must end well; without the last one, all.
-    pub(crate) completions: Vec<FieldPath>,
+    pub(crate) completions: Vec<Largest>,
     /// Pods without the label that names their pod set are its own.
     pub(crate) is_unlabelled: bool,
 }
@@ -81,6 +97,8 @@ struct RawKind {
     kind: String,
     resource: String,
     suspend: String,
+    #[serde(default)]
+    suspend_requires: Vec<RawRequirement>,
     managed_by: Option<RawManager>,
     pods_of: Option<RawReference>,
     #[serde(default)]
@@ -101,6 +119,23 @@ struct RawManager {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawRequirement {
+    path: String,
+    value: Option<bool>,
+    #[serde(default)]
+    absent: bool,
+}
+
+/// A path, or several of whose numbers the largest counts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawCount {
+    One(String),
+    Largest(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawReference {
     api_group: String,
     kind: String,
@@ -114,9 +149,9 @@ struct RawPodSet {
     name_at: Option<String>,
     template: String,
     #[serde(default)]
-    count: Vec<String>,
+    count: Vec<RawCount>,
     #[serde(default)]
-    completions: Vec<String>,
+    completions: Vec<RawCount>,
     #[serde(default)]
     unlabelled: bool,
 }
@@ -143,7 +178,7 @@ impl FromStr for JobTargetKinds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let entries: Vec<serde_json::Value> = serde_json::from_str(text)
+        let entries: Vec<Value> = serde_json::from_str(text)
             .map_err(|error| format!("no JSON list of kinds: {error}"))?;
         if entries.len() > MAX_KINDS {
             return Err(format!("at most {MAX_KINDS} kinds"));
@@ -218,6 +253,12 @@ impl JobKind {
         self.api_group == group && self.kind == kind
     }
 
+    /// What an object lacks that its controller asks for before that may be suspended.
+    pub(crate) fn unmet(&self, object: &Value) -> Option<&Requirement> {
+        let mut all = self.suspend_requires.iter();
+        all.find(|requirement| !requirement.holds(object))
+    }
+
     /// How the API server serves it.
     pub(crate) fn resource(&self) -> ApiResource {
         resource((&self.api_group, &self.version), &self.kind, &self.resource)
@@ -239,6 +280,12 @@ impl JobKind {
             let path = FieldPath::parse(&manager.path)?;
             Ok::<_, String>((path, manager.own))
         });
+        if raw.suspend_requires.len() > MAX_REQUIREMENTS {
+            return Err(format!(
+                "suspendRequires must be at most {MAX_REQUIREMENTS} fields"
+            ));
+        }
+        let requires = raw.suspend_requires.into_iter().map(Requirement::parse);
         let pod_sets = raw.pod_sets.into_iter().map(PodSetPaths::parse);
         let ends = |field: &str, marks: Vec<RawEnd>| match marks.is_empty() {
             true => Err(format!("{field} must say how an end is told")),
@@ -251,6 +298,7 @@ impl JobKind {
         });
         Ok(Self {
             suspend: FieldPath::parse(&raw.suspend)?,
+            suspend_requires: requires.collect::<Result<_, String>>()?,
             managed_by: managed_by.transpose()?,
             pods_of: raw.pods_of.map(|made| (made.api_group, made.kind)),
             pod_sets: pod_sets.collect::<Result<_, String>>()?,
@@ -268,11 +316,21 @@ impl JobKind {
 
 impl PodSetPaths {
     fn parse(raw: RawPodSet) -> Result<Self, String> {
-        let paths = |field: &str, texts: Vec<String>| -> Result<Vec<FieldPath>, String> {
-            match texts.len() > MAX_COUNTS {
-                true => Err(format!("{field} must be at most {MAX_COUNTS} paths")),
-                false => texts.iter().map(|text| FieldPath::parse(text)).collect(),
+        let paths = |field: &str, counts: Vec<RawCount>| -> Result<Vec<Largest>, String> {
+            let counts = counts.into_iter().map(|count| match count {
+                RawCount::One(path) => vec![path],
+                RawCount::Largest(paths) => paths,
+            });
+            let counts: Vec<Vec<String>> = counts.collect();
+            let is_bounded = |paths: &Vec<String>| (1..=MAX_COUNTS).contains(&paths.len());
+            if counts.len() > MAX_COUNTS || !counts.iter().all(is_bounded) {
+                return Err(format!(
+                    "{field} must be at most {MAX_COUNTS} paths, or lists of 1 to {MAX_COUNTS} paths"
+                ));
             }
+            let largest =
+                |paths: &Vec<String>| paths.iter().map(|path| FieldPath::parse(path)).collect();
+            counts.iter().map(largest).collect()
         };
         let name = match (raw.name, raw.name_at) {
             (Some(name), None) if is_name(&name) => PodSetName::Fixed(name),
@@ -293,6 +351,44 @@ impl PodSetPaths {
             completions: paths("completions", raw.completions)?,
             is_unlabelled: raw.unlabelled,
         })
+    }
+}
+
+impl Requirement {
+    fn parse(raw: RawRequirement) -> Result<Self, String> {
+        let path = FieldPath::parse(&raw.path)?;
+        match (raw.value, raw.absent) {
+            (Some(value), false) => Ok(Self::Is(path, value)),
+            (None, true) => Ok(Self::Absent(path)),
+            _ => Err(
+                "suspendRequires asks for a value of true or false, or for absent: true".to_owned(),
+            ),
+        }
+    }
+
+    /// Whether it holds of an object.
+    fn holds(&self, object: &Value) -> bool {
+        match self {
+            Self::Is(path, value) => {
+                path.get(object).and_then(Value::as_bool).unwrap_or(false) == *value
+            }
+            Self::Absent(path) => path.get(object).is_none_or(|value| match value {
+                Value::Null => true,
+                Value::Object(fields) => fields.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                Value::String(text) => text.is_empty(),
+                Value::Bool(_) | Value::Number(_) => false,
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for Requirement {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Is(path, value) => write!(formatter, "with {path}: {value}"),
+            Self::Absent(path) => write!(formatter, "without {path}"),
+        }
     }
 }
 

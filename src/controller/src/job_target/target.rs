@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::path::FieldPath;
-use super::table::{EndMark, JobKind, PodSetName, PodSetPaths, is_name};
+use super::table::{EndMark, JobKind, Largest, PodSetName, PodSetPaths, is_name};
 use crate::scale_target::TargetProblem;
 
 /// Pods that a job may have at a time, as many as a gang of Bursar's own.
@@ -159,6 +159,25 @@ pub(super) fn check_manager(
     }
 }
 
+/// Whether the controller of a job takes it suspended.
+///
+/// # Errors
+/// It would refuse it, and leave its pods as they are.
+pub(super) fn check_suspendable(
+    object: &Value,
+    kind: &JobKind,
+    reference: &TargetRef,
+) -> Result<(), TargetProblem> {
+    let Some(requirement) = kind.unmet(object) else {
+        return Ok(());
+    };
+    let why = format!(
+        "{reference} cannot be suspended: its controller takes {} only {requirement}: change it, or create it anew",
+        kind.suspend
+    );
+    Err(TargetProblem::new(target_ready::NOT_SUSPENDABLE, why))
+}
+
 /// The pods of a job, by the object that has its templates.
 ///
 /// # Errors
@@ -218,7 +237,10 @@ fn pod_set(
     };
     let name = name.map(str::to_ascii_lowercase);
     let count = product(&paths.count, element, reference)?;
-    let is_given = |path: &FieldPath| path.get(element).is_some_and(|value| !value.is_null());
+    let is_given = |paths: &Largest| {
+        let mut values = paths.iter().filter_map(|path| path.get(element));
+        values.any(|value| !value.is_null())
+    };
     let completions = match paths.completions.last().is_some_and(is_given) {
         true => product(&paths.completions, element, reference)?,
         false => count,
@@ -235,16 +257,21 @@ fn pod_set(
     }))
 }
 
-/// The product of numbers; one that is missing is 1.
-fn product(paths: &[FieldPath], element: &Value, reference: &TargetRef) -> Result<u32, String> {
+/// The product of numbers, of each of which the largest that is there counts; one that is missing is 1.
+fn product(counts: &[Largest], element: &Value, reference: &TargetRef) -> Result<u32, String> {
     let mut all: u32 = 1;
-    for path in paths {
-        let number = match path.get(element) {
-            None | Some(Value::Null) => Some(1),
-            Some(value) => value.as_u64().and_then(|number| u32::try_from(number).ok()),
-        };
-        let number = number.ok_or_else(|| format!("{path} of {reference} is no number of pods"))?;
-        all = all.saturating_mul(number);
+    for paths in counts {
+        let mut largest = None;
+        for path in paths {
+            let Some(value) = path.get(element).filter(|value| !value.is_null()) else {
+                continue;
+            };
+            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+            let number =
+                number.ok_or_else(|| format!("{path} of {reference} is no number of pods"))?;
+            largest = largest.max(Some(number));
+        }
+        all = all.saturating_mul(largest.unwrap_or(1));
     }
     Ok(all)
 }

@@ -5,7 +5,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::table::JobTargetKinds;
-use super::target::{JobTarget, PodSet, check_manager, pod_sets, target};
+use super::target::{JobTarget, PodSet, check_manager, check_suspendable, pod_sets, target};
 use crate::tests::kinds;
 
 /// A pod template with so many GPUs.
@@ -128,7 +128,7 @@ fn samples() -> Vec<Sample> {
             ],
             [
                 json!({"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}),
-                json!({"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": "Why"}),
+                json!({"jobDeploymentStatus": "ValidationFailed", "message": "Why"}),
                 json!({"jobStatus": "FAILED", "jobDeploymentStatus": "Retrying"}),
             ],
         ),
@@ -176,6 +176,53 @@ fn a_manifest_of_each_kind_has_its_pods_its_suspension_and_its_end() {
             assert_eq!(shapes(&sets), expected, "{kind}");
         }
     }
+}
+
+#[test]
+fn workers_of_a_ray_job_count_as_many_as_its_smallest_cluster_has() {
+    let reference = reference("ray.io/v1", "RayJob");
+    let count = |replicas: Value, min_replicas: Value, hosts: u32| {
+        let group = json!({"groupName": "g", "replicas": replicas, "minReplicas": min_replicas, "maxReplicas": 200, "numOfHosts": hosts, "template": template(1)});
+        let head = json!({"template": template(0)});
+        let cluster = json!({"headGroupSpec": head, "workerGroupSpecs": [group]});
+        let sets = sets(&reference, &json!({"spec": {"rayClusterSpec": cluster}}));
+        let workers = sets.iter().find(|set| set.name == "g");
+        workers.map_or(0, |set| set.count)
+    };
+    assert_eq!(count(json!(0), json!(100), 2), 200);
+    assert_eq!(count(json!(3), json!(1), 1), 3);
+    assert_eq!(count(json!(0), json!(0), 1), 0);
+    assert_eq!(count(Value::Null, json!(4), 1), 4);
+    assert_eq!(count(Value::Null, Value::Null, 1), 1);
+}
+
+#[test]
+fn a_ray_job_whose_controller_refuses_to_suspend_it_is_seen() {
+    let reference = reference("ray.io/v1", "RayJob");
+    let kinds = kinds();
+    let kind = kinds.of(&reference).unwrap();
+    let unmet = |spec: Value| {
+        let checked = check_suspendable(&json!({"spec": spec}), kind, &reference);
+        checked.map_err(|problem| {
+            assert_eq!(problem.reason.as_str(), "NotSuspendable");
+            problem.message
+        })
+    };
+    let ends = "shutdownAfterJobFinishes";
+    assert_eq!(unmet(json!({ends: true})), Ok(()));
+    assert_eq!(unmet(json!({ends: true, "clusterSelector": {}})), Ok(()));
+    for spec in [json!({}), json!({ends: false}), json!({ends: "true"})] {
+        let message = unmet(spec).unwrap_err();
+        assert!(
+            message.contains("only with spec.shutdownAfterJobFinishes: true"),
+            "{message}"
+        );
+    }
+    let message = unmet(json!({ends: true, "clusterSelector": {"a": "b"}})).unwrap_err();
+    assert!(
+        message.contains("only without spec.clusterSelector"),
+        "{message}"
+    );
 }
 
 fn json_merge(object: &mut Value, patch: &Value) {
@@ -327,6 +374,14 @@ fn a_table_that_cannot_be_read_names_the_entry_and_what_is_wrong() {
         (
             json!({"podSets": [{"at": "spec", "name": "No", "template": "template"}]}),
             "small letters",
+        ),
+        (
+            json!({"suspendRequires": [{"path": "spec.a"}]}),
+            "absent: true",
+        ),
+        (
+            json!({"podSets": [{"at": "spec", "name": "w", "template": "t", "count": [[]]}]}),
+            "lists of 1 to 4 paths",
         ),
         (json!({"succeeded": []}), "succeeded must say"),
         (

@@ -14,6 +14,17 @@ const TIME_TO_END: SignedDuration = SignedDuration::from_mins(5);
 /// The longest grace that is believed: it is the template's, so the tenant's.
 const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
+/// Whether a target is charged and never suspended, for a problem that it has.
+pub(super) fn is_never_written(problem: &TargetProblem) -> bool {
+    let reasons = [
+        target_ready::MANAGED_BY_KUEUE,
+        target_ready::MANAGED_BY_OTHER,
+        target_ready::OWNED_BY_OTHER,
+        target_ready::NOT_SUSPENDABLE,
+    ];
+    reasons.contains(&problem.reason)
+}
+
 /// What is known of a target.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct JobTargetView {
@@ -58,13 +69,7 @@ impl JobTargetView {
 
     /// The target, if its pods are charged to the TrainingJob.
     pub(crate) fn charged(&self) -> Option<&Arc<JobTarget>> {
-        let others = [
-            target_ready::MANAGED_BY_KUEUE,
-            target_ready::MANAGED_BY_OTHER,
-            target_ready::OWNED_BY_OTHER,
-        ];
-        let problem = self.problem.as_ref();
-        let is_others = problem.is_some_and(|problem| others.contains(&problem.reason));
+        let is_others = self.problem.as_ref().is_some_and(is_never_written);
         self.controlled()
             .or(self.target.as_ref().filter(|_| is_others))
     }

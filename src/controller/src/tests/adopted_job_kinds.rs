@@ -6,9 +6,10 @@ use bursar_api::TrainingJob;
 use bursar_api::names::ROLE_LABEL;
 use bursar_api::training::JobPhase;
 use bursar_apitest::faults::Faults;
+use bursar_core::model::Key;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
@@ -50,6 +51,7 @@ macro_rules! served {
 
 served! {
     TrainJob of "trainer.kubeflow.org" at "v1alpha1" as "trainjobs";
+    RayJob of "ray.io" at "v1" as "rayjobs";
     JobSet of "jobset.x-k8s.io" at "v1alpha2" as "jobsets";
 }
 
@@ -127,4 +129,38 @@ async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_ow
     stage.seconds(12).await;
     let told = train_jobs.get("old").await.unwrap();
     assert_eq!(told.data["spec"]["suspend"], json!(true));
+}
+
+/// KubeRay would call it invalid and leave its cluster as it is.
+#[tokio::test]
+async fn a_ray_job_that_cannot_be_suspended_is_charged_and_never_written() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let ray_jobs = serve::<RayJob>(&stage);
+    let head = json!({"template": batch_job(false)["spec"]["template"]});
+    let ray_job = json!({
+        "apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "old"},
+        "spec": {"suspend": false, "rayClusterSpec": {"headGroupSpec": head}},
+    });
+    let ray_job = create_dynamic(&ray_jobs, ray_job).await;
+    let mut job = adopting();
+    job["spec"]["targetRef"] = json!({"apiVersion": "ray.io/v1", "kind": "RayJob", "name": "old"});
+    stage.world.create::<TrainingJob>(job).await;
+    stage.world.set_limit("0.001").await;
+    stage.seconds(20).await;
+    assert_eq!(ray_jobs.get("old").await.unwrap(), ray_job);
+    assert_eq!(target_ready(&stage).1, "NotSuspendable");
+    let key = Key::new(NAMESPACE, "train");
+    assert!(stage.leader.context.job_targets.is_out_of_control(&key));
+    // as the condition says
+    let patch = Patch::Merge(json!({"spec": {"shutdownAfterJobFinishes": true}}));
+    ray_jobs
+        .patch("old", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    stage.seconds(30).await;
+    assert_eq!(target_ready(&stage).1, "Adopted");
+    assert_eq!(
+        ray_jobs.get("old").await.unwrap().data["spec"]["suspend"],
+        json!(true)
+    );
 }
