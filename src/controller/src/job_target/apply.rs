@@ -55,9 +55,10 @@ pub(crate) async fn apply(
         context.job_targets.note_stale(key, now);
     }
     suspended.map_err(Unapplied::before_order)?;
+    let written = (&**target, !order.run);
     context
         .job_targets
-        .note_written(key, (!order.run, order.retry.clone()), now);
+        .note_written(key, written, order.retry.clone(), now);
     if let Some(event) = events::of_job(order, object) {
         context.events.send(object.object_ref(&()), event);
     }

@@ -19,6 +19,7 @@ use super::pod_owner::{Owner, PodOwner};
 use super::read::{Reading, Wanted};
 use super::state::{Entry, PendingPod, State, after};
 use super::table::JobTargetKinds;
+use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::cache::key_of;
 use crate::lock::lock;
@@ -139,19 +140,19 @@ impl JobTargets {
         lock(&self.state).jobs.get(key)?.retry.clone()
     }
 
-    /// The target was told to run or not, and for what it was taken back, if it was.
+    /// A target, as it was before, was suspended or let run, and for what it was taken back, if it was.
     pub(super) fn note_written(
         &self,
         key: &Key,
-        (suspended, retry): (bool, Option<Retry>),
+        (before, suspended): (&JobTarget, bool),
+        retry: Option<Retry>,
         now: Timestamp,
     ) {
         let mut state = lock(&self.state);
         if let Some(entry) = state.jobs.get_mut(key) {
             entry.retry = retry;
-            match suspended {
-                true => entry.note_suspension(now),
-                false => entry.note_resumption(now),
+            if before.suspended != suspended {
+                entry.note_order(before, suspended, now);
             }
         }
         state.schedule_read(key, now);

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::pod_owner::{Owner, Owners};
 use super::read::{Reading, Wanted};
+use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::scale_target::TargetProblem;
 
@@ -46,6 +47,8 @@ pub(super) struct Entry {
     suspended_since: Option<(Name, Timestamp)>,
     /// What its gang was last taken back for, if it stayed incomplete.
     pub(super) retry: Option<Retry>,
+    /// What the target of this UID was last ordered: whether it is suspended.
+    ordered: Option<(Name, bool)>,
     /// How often in a row somebody has let it run after Bursar suspended it, and when last.
     resumptions: (u32, Timestamp),
 }
@@ -118,6 +121,7 @@ impl Entry {
             failing_since: None,
             suspended_since: None,
             retry: None,
+            ordered: None,
             resumptions: (0, now),
         }
     }
@@ -186,23 +190,24 @@ impl Entry {
         view
     }
 
-    /// Takes that a job is suspended. It was before, if its last order says so: somebody has let it run since. This is
-    /// counted by writes, since no read shows what happens between two of them.
-    pub(super) fn note_suspension(&mut self, now: Timestamp) {
-        let target = self.read.as_ref().and_then(|view| view.target.as_ref());
-        if target.is_some_and(|target| target.is_resumed_by_others()) {
+    /// Takes that a job, as it was before, is suspended or let run. If it is suspended again, somebody has let it run
+    /// since: this is counted by writes, since no read shows what happens between two of them, and whoever lets it
+    /// run may take the annotation away in the same write.
+    pub(super) fn note_order(&mut self, before: &JobTarget, suspended: bool, now: Timestamp) {
+        let was_ordered = self.ordered.as_ref() == Some(&(before.uid.clone(), true));
+        if suspended && (was_ordered || before.is_resumed_by_others()) {
             let (count, last) = self.resumptions;
             let goes_on = now < after(last, RESUMPTION_MEMORY);
             let count = if goes_on { count } else { 0 };
             self.resumptions = (count.saturating_add(1), now);
         }
-    }
-
-    /// Takes that a job is let run: the pods that come are no leftovers, even before it was read again.
-    pub(super) fn note_resumption(&mut self, now: Timestamp) {
-        self.suspended_since = None;
-        if let Some(view) = &mut self.read {
-            view.set_suspended_since(None, now);
+        self.ordered = Some((before.uid.clone(), suspended));
+        if !suspended {
+            // the pods that come are no leftovers, even before it was read again
+            self.suspended_since = None;
+            if let Some(view) = &mut self.read {
+                view.set_suspended_since(None, now);
+            }
         }
     }
 

@@ -289,11 +289,20 @@ async fn whoever_suspends_a_job_that_bursar_let_run_is_respected() {
 #[tokio::test]
 async fn whoever_resumes_a_job_is_respected_while_there_is_money_and_is_left_alone_after_three_times()
  {
-    let mut stage = adopted(true).await;
-    stage.world.set_limit("0.0001").await;
+    for annotation in [json!("true"), Value::Null] {
+        is_left_alone_after_three_times(annotation).await;
+    }
+}
+
+/// Somebody lets a job run that Bursar suspends, and leaves the annotation so.
+async fn is_left_alone_after_three_times(annotation: Value) {
+    let mut stage = adopted(false).await;
     stage.seconds(5).await;
+    stage.world.set_limit("0.0001").await;
+    stage.seconds(12).await;
     assert!(suspended(&stage));
-    let resumed = json!({"spec": {"suspend": false}, "metadata": {"annotations": {SUSPENDED_ANNOTATION: "true"}}});
+    let annotations = json!({SUSPENDED_ANNOTATION: annotation});
+    let resumed = json!({"spec": {"suspend": false}, "metadata": {"annotations": annotations}});
     for time in 1..=4 {
         patch_old(&stage, resumed.clone()).await;
         stage.seconds(18).await;
