@@ -252,6 +252,8 @@ reasons! {
     SCALED_BY_OTHER = "ScaledByOther";
     /// The installation lists no such kind of jobs.
     KIND_NOT_LISTED = "KindNotListed";
+    /// The API server does not serve the version of its kind that the installation lists.
+    KIND_NOT_SERVED = "KindNotServed";
     /// It has no pod templates where its kind has them.
     NO_TEMPLATES = "NoTemplates";
     /// Kueue starts and suspends it.

@@ -333,10 +333,14 @@ fn error_response(error: &StatusError) -> HttpResponse {
 }
 
 fn status(error: &StatusError) -> Value {
-    json!({
+    let mut status = json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
         "message": error.message, "reason": error.reason, "code": error.code,
-    })
+    });
+    if let Some(name) = &error.name {
+        status["details"] = json!({"name": name});
+    }
+    status
 }
 
 fn json_response(code: u16, value: &Value) -> HttpResponse {

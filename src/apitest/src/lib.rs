@@ -178,6 +178,12 @@ impl Server {
         self.shared.change(|store| store.serve(kind));
     }
 
+    /// Serves a kind no longer, as after an upgrade of its definition. Its objects stay.
+    pub fn stop_serving<K: Resource<DynamicType = ()>>(&self) {
+        let kind = Kind::of::<K>(true);
+        self.shared.change(|store| store.stop_serving(&kind));
+    }
+
     /// A client without faults. It needs a tokio runtime.
     pub fn client(&self) -> Client {
         self.client_with(&Arc::default())

@@ -21,6 +21,8 @@ pub(crate) struct StatusError {
     pub(crate) code: u16,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+    /// The object that it is about, if it names one.
+    pub(crate) name: Option<String>,
 }
 
 impl StatusError {
@@ -29,6 +31,7 @@ impl StatusError {
             code,
             reason,
             message: message.into(),
+            name: None,
         }
     }
 
@@ -48,7 +51,10 @@ impl StatusError {
     }
 
     fn not_found(what: &str, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{what} {name:?} not found"))
+        Self {
+            name: Some(name.to_owned()),
+            ..Self::new(404, "NotFound", format!("{what} {name:?} not found"))
+        }
     }
 
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
@@ -169,6 +175,13 @@ impl Store {
     /// Serves one more kind.
     pub(crate) fn serve(&mut self, kind: Kind) {
         self.kinds.push(kind);
+    }
+
+    /// Serves a kind no longer. Its objects stay.
+    pub(crate) fn stop_serving(&mut self, kind: &Kind) {
+        self.kinds.retain(|served| {
+            served.api_version != kind.api_version || served.plural != kind.plural
+        });
     }
 
     /// The resources of an API version, as discovery lists them.

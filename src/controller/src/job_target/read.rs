@@ -3,6 +3,7 @@
 use bursar_api::conditions::target_ready;
 use bursar_api::inference::TargetRef;
 use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::Status;
 use kube::{Client, ResourceExt};
 
 use super::table::{JobKind, JobTargetKinds};
@@ -147,8 +148,32 @@ async fn get(
     (resource, reference): (&ApiResource, &TargetRef),
 ) -> Result<DynamicObject, TargetProblem> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-    let found = with_timeout("get target", api.get(&reference.name)).await;
-    found.map_err(|error| unread(reference, resource, &error))
+    let found = async {
+        match api.get(&reference.name).await {
+            Err(kube::Error::Api(status)) if status.code == 404 && !is_of_object(&status) => {
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
+    };
+    match with_timeout("get target", found).await {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => {
+            let (plural, version) = (&resource.plural, &resource.api_version);
+            let why = format!(
+                "the API server does not serve {plural} of {version}: whoever installs Bursar names the version that it serves in the chart's value jobTargets"
+            );
+            Err(TargetProblem::new(target_ready::KIND_NOT_SERVED, why))
+        }
+        Err(error) => Err(unread(reference, resource, &error)),
+    }
+}
+
+/// Whether a 404 says that there is no such object. It names it then; one that names nothing is of a path that the
+/// API server does not serve, and says nothing of the object.
+fn is_of_object(status: &Status) -> bool {
+    let details = status.details.as_ref();
+    status.reason == "NotFound" && details.is_some_and(|details| !details.name.is_empty())
 }
 
 /// Why an object could not be read, and what helps.

@@ -16,6 +16,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::read::{self, Wanted};
+use super::view::is_unread;
 use crate::api_calls::{ApiError, with_timeout};
 use crate::context::Context;
 use crate::lock::lock;
@@ -87,11 +88,7 @@ async fn give_suspension_back(
     let reason = reading.problem.as_ref().map(|problem| problem.reason);
     // without templates, it is suspended all the same
     let is_ours = reason.is_none_or(|reason| reason == target_ready::NO_TEMPLATES);
-    let unread = [target_ready::NOT_READ, target_ready::FORBIDDEN];
-    if let Some(problem) = reading
-        .problem
-        .filter(|found| unread.contains(&found.reason))
-    {
+    if let Some(problem) = reading.problem.filter(is_unread) {
         let why = problem.message;
         return Err(ApiError::NotScalable { why });
     }

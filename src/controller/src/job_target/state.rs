@@ -127,7 +127,7 @@ impl Entry {
     }
 
     /// What is known after a read. While reads fail for want of an answer, the last target counts for a while; one
-    /// that may not be read any more is there all the same.
+    /// that may not be read any more, or not in this version, is there all the same.
     pub(super) fn next_view(&mut self, reading: Reading, now: Timestamp) -> JobTargetView {
         let mut view = self.known(reading, now);
         let target = view.target.as_ref();
@@ -158,7 +158,8 @@ impl Entry {
             };
         }
         self.failing_since = None;
-        if reason == Some(target_ready::FORBIDDEN) {
+        let kept = [target_ready::FORBIDDEN, target_ready::KIND_NOT_SERVED];
+        if reason.is_some_and(|reason| kept.contains(&reason)) {
             return JobTargetView {
                 target: known,
                 problem: reading.problem,

@@ -14,6 +14,16 @@ const TIME_TO_END: SignedDuration = SignedDuration::from_mins(5);
 /// The longest grace that is believed: it is the template's, so the tenant's.
 const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(1);
 
+/// Whether a problem says that a target could not be read, and nothing of the target.
+pub(super) fn is_unread(problem: &TargetProblem) -> bool {
+    let reasons = [
+        target_ready::NOT_READ,
+        target_ready::FORBIDDEN,
+        target_ready::KIND_NOT_SERVED,
+    ];
+    reasons.contains(&problem.reason)
+}
+
 /// Whether a target is charged and never suspended, for a problem that it has.
 pub(super) fn is_never_written(problem: &TargetProblem) -> bool {
     let reasons = [
@@ -42,11 +52,10 @@ impl JobTargetView {
     /// The target, if decisions are made over it. One that cannot be read any more goes on counting: a budget stops
     /// it as soon as it can.
     pub(crate) fn controlled(&self) -> Option<&Arc<JobTarget>> {
-        let unread = [target_ready::NOT_READ, target_ready::FORBIDDEN];
         let target = self.target.as_ref();
         let problem = self.problem.as_ref();
         let target = target.filter(|target| !target.pod_sets.is_empty() || target.end.is_some());
-        target.filter(|_| problem.is_none_or(|problem| unread.contains(&problem.reason)))
+        target.filter(|_| problem.is_none_or(|problem| is_unread(problem)))
     }
 
     /// Whether Bursar cannot stop the target's pods by suspending it: it is another's to suspend, has ended and left

@@ -8,13 +8,16 @@ use bursar_api::training::JobPhase;
 use bursar_apitest::faults::Faults;
 use bursar_core::model::Key;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use super::adopted_jobs::{adopting, batch_job, labelled, phase, target_ready, train, workers};
+use super::adopted_jobs::{
+    adopting, batch_job, condition, labelled, phase, target_ready, train, workers,
+};
 use super::sweep::Stage;
 use super::world::NAMESPACE;
 
@@ -163,4 +166,38 @@ async fn a_ray_job_that_cannot_be_suspended_is_charged_and_never_written() {
         ray_jobs.get("old").await.unwrap().data["spec"]["suspend"],
         json!(true)
     );
+}
+
+#[tokio::test]
+async fn a_job_of_a_version_that_is_served_no_more_is_no_job_that_is_gone() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let job_sets = serve::<JobSet>(&stage);
+    let spec = batch_job(false)["spec"].take();
+    let replicated = json!({"name": "node", "replicas": 1, "template": {"spec": spec}});
+    let job_set = json!({
+        "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": "old"},
+        "spec": {"suspend": true, "replicatedJobs": [replicated]},
+    });
+    create_dynamic(&job_sets, job_set).await;
+    let mut job = adopting();
+    job["spec"]["targetRef"] =
+        json!({"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "old"});
+    stage.world.create::<TrainingJob>(job).await;
+    stage.seconds(6).await;
+    let told = job_sets.get("old").await.unwrap();
+    assert_eq!(told.data["spec"]["suspend"], json!(false));
+    stage.world.server.stop_serving::<JobSet>();
+    stage.seconds(40).await;
+    let (_, why, message) = condition(&stage, "train", "TargetReady").unwrap();
+    assert_eq!(why, "KindNotServed", "{message}");
+    let key = Key::new(NAMESPACE, "train");
+    let targets = &stage.leader.context.job_targets;
+    assert!(!targets.is_out_of_control(&key), "its pods are its own");
+    stage.world.delete::<TrainingJob>("train").await;
+    stage.seconds(20).await;
+    assert!(train(&stage).is_some(), "it is to be given back");
+    stage.seconds(400).await;
+    assert_eq!(train(&stage), None, "for five minutes");
+    let mut events = stage.world.server.objects::<Event>().into_iter();
+    assert!(events.any(|event| event.reason.as_deref() == Some("TargetNotGivenBack")));
 }
