@@ -95,6 +95,8 @@ reasons! {
     SUCCEEDED = "Succeeded";
     /// Workers failed more often than restarts are allowed.
     FAILED = "Failed";
+    /// The job that it adopted was deleted before its end was seen.
+    TARGET_DELETED = "TargetDeleted";
     /// The job does not run.
     WAITING = "Waiting";
 }
@@ -252,6 +254,8 @@ reasons! {
     SCALED_BY_OTHER = "ScaledByOther";
     /// The installation lists no such kind of jobs.
     KIND_NOT_LISTED = "KindNotListed";
+    /// The job that was adopted is gone, or another one has its name.
+    TARGET_DELETED = "TargetDeleted";
     /// The API server does not serve the version of its kind that the installation lists.
     KIND_NOT_SERVED = "KindNotServed";
     /// It has no pod templates where its kind has them.

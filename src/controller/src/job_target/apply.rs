@@ -89,8 +89,14 @@ async fn record(
     }
     let status = object.status.as_ref();
     let known = status.and_then(|status| status.target.as_ref());
-    if known.is_some_and(|known| known.uid == *target.uid && known.suspended_before.is_some()) {
-        return Ok(());
+    match known.filter(|known| known.suspended_before.is_some()) {
+        Some(known) if known.uid == *target.uid => return Ok(()),
+        // the target that is on record is gone, as the next read will say
+        Some(_) => {
+            let call = "adopt another target";
+            return Err(ApiError::Conflict { call });
+        }
+        None => {}
     }
     let status = JobTargetStatus {
         uid: target.uid.to_string(),

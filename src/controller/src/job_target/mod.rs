@@ -7,6 +7,7 @@
 //! | [`registry`] | what is known of each job, and what is read next |
 //! | [`target`], [`state`], [`view`], [`pod_owner`] | the values of that: one as read, all, one with its problem, and whose a pod is |
 //! | [`read`] | one read of a job |
+//! | [`record`] | what is on record of a job, whatever is read of it later |
 //! | [`worker_pods`] | the pods of a job get the labels of workers |
 //! | [`events`] | what the model is told |
 //! | [`apply`] | orders |
@@ -23,6 +24,7 @@ pub(crate) mod events;
 mod path;
 mod pod_owner;
 mod read;
+mod record;
 mod registry;
 pub(crate) mod release;
 mod state;

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::pod_owner::{Owner, PodOwner};
 use super::read::{Reading, Wanted};
+use super::record::Record;
 use super::state::{Entry, PendingPod, State, after};
 use super::table::JobTargetKinds;
 use super::target::JobTarget;
@@ -94,17 +95,21 @@ impl JobTargets {
             target,
         };
         let uid: Name = object.uid().unwrap_or_default().into();
+        let record = Record::of(object);
         let known = state.jobs.get_mut(key);
         if let Some(entry) = known.filter(|entry| entry.uid == uid && entry.wanted == wanted) {
             let generation = object.metadata.generation;
-            if std::mem::replace(&mut entry.generation, generation) == generation {
+            let is_recorded = std::mem::replace(&mut entry.record, record.clone()) != record;
+            let is_edited = std::mem::replace(&mut entry.generation, generation) != generation;
+            if !is_recorded && !is_edited {
                 return;
             }
             state.schedule_read(key, now);
         } else {
             state.remove(key);
             let created = object.creation_timestamp().map_or(now, |time| time.0);
-            let entry = Entry::new((uid, object.metadata.generation), wanted, created, now);
+            let mut entry = Entry::new((uid, object.metadata.generation), wanted, created, now);
+            entry.record = record;
             state.insert(key, entry, now);
         }
         drop(state);

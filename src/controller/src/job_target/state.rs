@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::pod_owner::{Owner, Owners};
 use super::read::{Reading, Wanted};
+use super::record::Record;
 use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::scale_target::TargetProblem;
@@ -31,6 +32,8 @@ pub(super) struct Entry {
     pub(super) uid: Name,
     pub(super) generation: Option<i64>,
     pub(super) wanted: Wanted,
+    /// What its status says of its target.
+    pub(super) record: Option<Record>,
     created: Timestamp,
     /// What was read; `None` before the first time.
     pub(super) read: Option<JobTargetView>,
@@ -111,6 +114,7 @@ impl Entry {
             uid,
             generation,
             wanted,
+            record: None,
             created,
             read: None,
             version: None,
@@ -166,12 +170,26 @@ impl Entry {
                 ..JobTargetView::default()
             };
         }
+        let deletion = |record: &Record| record.deletion(&reading, &self.wanted.target);
+        if let Some(problem) = self.record.as_ref().and_then(deletion) {
+            self.version = None;
+            return JobTargetView {
+                problem: Some(problem),
+                ..JobTargetView::default()
+            };
+        }
         self.version = reading.version;
         let mut view = JobTargetView {
             target: reading.target.map(Arc::new),
             problem: reading.problem,
             ..JobTargetView::default()
         };
+        let end = self.record.as_ref().and_then(Record::end);
+        if let (Some(target), Some(end)) = (&mut view.target, end)
+            && target.end.is_none()
+        {
+            Arc::make_mut(target).end = Some(end);
+        }
         if let (Some(target), Some(known)) = (&mut view.target, known) {
             // what it makes is made anew at times, and has the same templates
             let is_same = known.uid == target.uid && !known.pod_sets.is_empty();

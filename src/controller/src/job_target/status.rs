@@ -97,10 +97,11 @@ impl TargetParts {
         self.view.controlled().is_none() && target.is_some_and(|target| !target.suspended)
     }
 
-    /// Whether the target is gone.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// That the target was adopted and is gone, in words, if it is.
+    pub(crate) fn deletion(&self) -> Option<&str> {
         let problem = self.view.problem.as_ref();
-        problem.is_some_and(|problem| problem.reason == target_ready::NOT_FOUND)
+        let deleted = problem.filter(|problem| problem.reason == target_ready::TARGET_DELETED);
+        deleted.map(|problem| problem.message.as_str())
     }
 }
 
@@ -161,6 +162,9 @@ fn consequence(problem: &TargetProblem) -> &'static str {
     match is_never_written(problem) {
         true => {
             "Bursar neither starts nor suspends it: its pods are charged, and a budget that is exhausted stops them only by unmanaged: Evict, as pods of no workload"
+        }
+        false if problem.reason == target_ready::TARGET_DELETED => {
+            "Bursar neither starts nor charges another job for it"
         }
         false => "until then Bursar does not start it",
     }

@@ -81,6 +81,7 @@ pub(super) fn owner(object: &DynamicObject) -> Value {
 async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_owners() {
     let mut stage = Stage::new(Faults::default()).await;
     let train_jobs = serve::<TrainJob>(&stage);
+    let job_sets = serve::<JobSet>(&stage);
     let head = json!({"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": {"name": "old"}});
     let mut train_job = head.clone();
     train_job["spec"] = json!({"suspend": true});
@@ -95,7 +96,6 @@ async fn a_train_job_is_held_by_its_own_field_and_its_pods_are_found_by_their_ow
     let mut spec = batch_job(false)["spec"].take();
     spec["template"]["metadata"]["labels"]["jobset.sigs.k8s.io/replicatedjob-name"] = json!("node");
     let replicated = json!({"name": "node", "replicas": 1, "template": {"spec": spec}});
-    let job_sets = serve::<JobSet>(&stage);
     let job_set = json!({
         "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet",
         "metadata": {"name": "old", "ownerReferences": owner(&train_job)},

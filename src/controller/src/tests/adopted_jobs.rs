@@ -108,15 +108,6 @@ pub(super) async fn patch_old(stage: &Stage, patch: Value) {
     api.patch("old", &params, &patch).await.unwrap();
 }
 
-pub(super) async fn end_old(stage: &Stage, condition: &str) {
-    let condition =
-        json!({"type": condition, "status": "True", "reason": "Told", "message": "by the test"});
-    let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
-    let api = stage.world.api::<Job>();
-    let params = PatchParams::default();
-    api.patch_status("old", &params, &patch).await.unwrap();
-}
-
 /// A stage with the Job, and a TrainingJob that adopts it.
 pub(super) async fn adopted(suspend: bool) -> Stage {
     let stage = Stage::new(Faults::default()).await;
@@ -214,28 +205,6 @@ async fn a_job_that_runs_goes_on_when_it_is_adopted_and_runs_again_when_it_is_gi
     stage.seconds(8).await;
     assert_eq!(train(&stage), None);
     assert!(!suspended(&stage), "as it was");
-}
-
-#[tokio::test]
-async fn its_end_is_that_of_its_target_and_stays_when_that_is_deleted() {
-    for (told, expected) in [
-        ("Complete", JobPhase::Succeeded),
-        ("Failed", JobPhase::Failed),
-    ] {
-        let mut stage = adopted(true).await;
-        stage.seconds(12).await;
-        end_old(&stage, told).await;
-        stage.seconds(18).await;
-        assert_eq!(phase(&stage), expected);
-        let (_, _, message) = condition(&stage, "train", "Ready").unwrap();
-        assert!(message.contains("Told by the test"), "{message}");
-        stage.world.delete::<Job>("old").await;
-        stage.seconds(20).await;
-        assert_eq!(phase(&stage), expected);
-        stage.world.delete::<TrainingJob>("train").await;
-        stage.seconds(3).await;
-        assert_eq!(train(&stage), None, "it holds nothing");
-    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 pub(crate) use adopted_jobs::kinds;
 
 mod accounts;
+mod adopted_job_ends;
 mod adopted_job_kinds;
 mod adopted_job_pods;
 mod adopted_jobs;

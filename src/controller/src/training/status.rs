@@ -148,6 +148,9 @@ fn completion_time(
     parts: &StatusParts<'_>,
     old: &TrainingJobStatus,
 ) -> Option<Time> {
+    if parts.target.and_then(TargetParts::deletion).is_some() {
+        return old.completion_time.clone();
+    }
     if parts.end() != Some(JobEnd::Succeeded) {
         return None;
     }
@@ -174,10 +177,13 @@ fn phase(
         Some(_) => return JobPhase::Failed,
         None => {}
     }
-    let has_ended = matches!(old.phase, JobPhase::Succeeded | JobPhase::Failed);
-    if has_ended && parts.target.is_some_and(TargetParts::is_gone) {
-        // a job that has ended may be deleted, and has ended all the same
-        return old.phase;
+    if parts.target.and_then(TargetParts::deletion).is_some() {
+        return match old.phase {
+            // a job that has ended may be deleted, and has ended all the same
+            JobPhase::Succeeded => JobPhase::Succeeded,
+            // whoever waits for one whose end nobody saw does not wait for ever
+            _ => JobPhase::Failed,
+        };
     }
     let is_complete = |role: &RoleStatus| {
         let workers = &role.workers;
@@ -200,6 +206,27 @@ fn phase(
         false if parts.roles.iter().any(is_stopping) => JobPhase::Suspending,
         false if object.spec.suspend || old.attempts > 0 => JobPhase::Suspended,
         false => JobPhase::Queued,
+    }
+}
+
+/// What is ready about a job whose target is gone: what was said of its end, or that nobody saw one.
+fn after_deletion(object: &TrainingJob, phase: JobPhase, deletion: &str) -> ConditionState {
+    let status = object.status.as_ref();
+    let mut conditions = status.iter().flat_map(|status| &status.conditions);
+    let ready = conditions.find(|condition| condition.type_ == READY);
+    let known = [job_ready::SUCCEEDED, job_ready::FAILED];
+    let of_end = ready.and_then(|ready| {
+        let mut known = known.into_iter();
+        let reason = known.find(|reason| reason.as_str() == ready.reason)?;
+        Some((reason, ready.message.clone()))
+    });
+    let (reason, message) =
+        of_end.unwrap_or_else(|| (job_ready::TARGET_DELETED, deletion.to_owned()));
+    ConditionState {
+        kind: READY,
+        status: Some(phase == JobPhase::Succeeded),
+        reason,
+        message,
     }
 }
 
@@ -302,6 +329,9 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
     let for_gpus = decision.is_some_and(|decision| decision.preempted_for_gpus);
     let mut states = vec![
         match phase {
+            _ if let Some(deletion) = parts.target.and_then(TargetParts::deletion) => {
+                after_deletion(object, phase, deletion)
+            }
             JobPhase::Running => say(
                 READY,
                 true,
