@@ -177,10 +177,14 @@ impl Edge {
             self.pods.note_unlabelled(&context, &namespaces, now);
         }
         let namespaces = context.job_targets.take_namespaces();
-        let pods = self.pods.known().cloned();
-        let pods = pods.filter(|key| namespaces.contains(&key.namespace));
-        let pods = pods.map(|key| (CachedKind::Pod, key));
-        self.changed.extend(pods);
+        if !namespaces.is_empty() {
+            let pods = self.pods.known();
+            let pods = pods.filter(|key| namespaces.contains(&key.namespace));
+            let pods = pods.map(|key| (CachedKind::Pod, key.clone()));
+            self.changed.extend(pods);
+        }
+        let pods = context.job_targets.take_pods_below().into_iter();
+        self.changed.extend(pods.map(|key| (CachedKind::Pod, key)));
         let mut batch = Batch {
             context: &context,
             claims: std::mem::take(&mut self.claims),

@@ -179,8 +179,14 @@ impl JobTargets {
         }
         let found = pod.and_then(|pod| Some((pod, Owner::of_pod(pod)?)));
         let Some((pod, controller)) = found else {
+            state.owners.remove_pod(key);
             return state.remove_pod(key);
         };
+        match self.kinds.owner(&controller.group, &controller.kind) {
+            // a target that becomes known later finds its pods by this
+            Some(_) => state.owners.add_pod(key, &controller),
+            None => state.owners.remove_pod(key),
+        }
         let job = pod::workload_of(pod).filter(|of| of.kind != WorkloadKind::Unmanaged);
         let job = job.map(|of| (of.kind, Key::new(&of.namespace, &of.name)));
         let is_labelled = match &job {
@@ -257,9 +263,14 @@ impl JobTargets {
         }
     }
 
-    /// Namespaces all of whose pods are to be noted anew.
+    /// Namespaces all of whose pods are to be noted, since none of them was: they have their first target.
     pub(crate) fn take_namespaces(&self) -> BTreeSet<Name> {
         std::mem::take(&mut lock(&self.state).to_scan)
+    }
+
+    /// Pods below a target that became known since the last call.
+    pub(crate) fn take_pods_below(&self) -> BTreeSet<Key> {
+        std::mem::take(&mut lock(&self.state).to_observe)
     }
 
     /// TrainingJobs whose older rival has gone since the last call.
@@ -382,7 +393,7 @@ impl JobTargets {
     /// Takes who owns an owner of pods; `None` if nobody does, or it is gone.
     pub(super) fn note_owner(&self, pod: &Key, uid: &Name, owner: Option<Owner>, now: Timestamp) {
         let mut state = lock(&self.state);
-        state.owners.set(&pod.namespace, uid.clone(), owner);
+        state.owners.set(uid, owner);
         state.schedule_pod(pod, now);
     }
 

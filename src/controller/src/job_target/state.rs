@@ -73,14 +73,17 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<Key, Entry>,
     /// The TrainingJobs that name a target, the oldest first: that one has it.
     by_target: HashMap<TargetKey, BTreeSet<(Timestamp, Key)>>,
-    /// The target of each UID.
+    /// The target of each UID, and the UID of each.
     by_uid: HashMap<Name, TargetKey>,
+    uids: HashMap<TargetKey, Name>,
     pub(super) reads: BTreeSet<(Timestamp, Key)>,
     pub(super) pods: BTreeMap<Key, PendingPod>,
     pub(super) due_pods: BTreeSet<(Timestamp, Key)>,
     pub(super) owners: Owners,
-    /// Namespaces of which a target became known: any of their pods may be its own.
+    /// Namespaces of which no pod was noted yet.
     pub(super) to_scan: BTreeSet<Name>,
+    /// Pods below a target that became known.
+    pub(super) to_observe: BTreeSet<Key>,
     /// Since when targets are being given back.
     pub(super) releases: HashMap<Key, Timestamp>,
     /// TrainingJobs that have a target from now on which another one has given back.
@@ -296,6 +299,9 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, key: &Key, entry: Entry, now: Timestamp) {
+        if !self.has_jobs(&key.namespace) {
+            self.to_scan.insert(key.namespace.clone());
+        }
         let target = target_key(key, &entry.wanted);
         let jobs = self.by_target.entry(target).or_default();
         jobs.insert((entry.created, key.clone()));
@@ -317,17 +323,28 @@ impl State {
             // it has the target from now on
             Some(successor) => {
                 self.successors.insert(successor);
-                self.to_scan.insert(key.namespace.clone());
+                if let Some(uid) = self.uids.get(&target) {
+                    self.to_observe.extend(self.owners.pods_below(uid));
+                }
             }
             None => {
                 self.by_target.remove(&target);
-                self.by_uid.retain(|_, known| *known != target);
+                let uid = self.uids.remove(&target);
+                uid.and_then(|uid| self.by_uid.remove(&uid));
             }
         }
         if !self.has_jobs(&key.namespace) {
-            let pods: Vec<Key> = self.pods.keys().cloned().collect();
-            let ours = pods.iter().filter(|pod| pod.namespace == key.namespace);
-            ours.for_each(|pod| self.remove_pod(pod));
+            self.to_scan.remove(&key.namespace);
+            self.owners.remove_namespace(&key.namespace);
+            let first = Key {
+                namespace: key.namespace.clone(),
+                name: "".into(),
+            };
+            let pods = self.pods.range(first..).map(|(pod, _)| pod);
+            let pods = pods.take_while(|pod| pod.namespace == key.namespace);
+            for pod in pods.cloned().collect::<Vec<Key>>() {
+                self.remove_pod(&pod);
+            }
         }
     }
 
@@ -347,11 +364,11 @@ impl State {
             return;
         };
         let target = target_key(key, &entry.wanted);
-        self.by_uid.retain(|_, other| *other != target);
+        // pods were made meanwhile
+        self.to_observe.extend(self.owners.pods_below(&uid));
+        let former = self.uids.insert(target.clone(), uid.clone());
+        former.and_then(|former| self.by_uid.remove(&former));
         self.by_uid.insert(uid, target);
-        // pods were made meanwhile, and owners may have been adopted
-        self.owners.forget_unowned(&key.namespace);
-        self.to_scan.insert(key.namespace.clone());
     }
 
     pub(super) fn schedule_read(&mut self, key: &Key, at: Timestamp) {
