@@ -5,6 +5,7 @@ use bursar_api::TrainingJob;
 use bursar_api::names::{
     KIND_LABEL, ROLE_LABEL, SUSPENDED_ANNOTATION, TARGET_FINALIZER, WORKLOAD_LABEL,
 };
+use bursar_api::training::is_suspend_field;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{
     Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
@@ -17,8 +18,8 @@ use crate::uninstall::{Error, NotFoundAsNone};
 
 /// Kueue's own to suspend, by this label.
 const KUEUE_QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
-/// Fields of a path at most.
-const MAX_FIELDS: usize = 12;
+/// A `managedBy` of Kueue's begins so.
+const KUEUE_DOMAIN: &str = "kueue.x-k8s.io/";
 
 /// Gives all of them back. Returns how many were suspended or let run.
 ///
@@ -56,19 +57,28 @@ pub(crate) async fn release_all(client: &Client) -> Result<usize, Error> {
     Ok(given_back)
 }
 
-/// An object with nothing but this value at a path that ends in `suspend`.
+/// An object with nothing but this value at the path of a field that suspends.
 fn with_field(path: &str, value: Value) -> Option<Value> {
-    let fields: Vec<&str> = path.split('.').collect();
-    let is_field = |field: &&str| !field.is_empty() && field.len() <= 63;
-    let is_path = fields.len() <= MAX_FIELDS && fields.iter().all(is_field);
-    let ends_well = fields.len() > 1 && fields.last() == Some(&"suspend");
-    (is_path && ends_well).then(|| {
-        fields.iter().rev().fold(value, |value, field| {
+    is_suspend_field(path).then(|| {
+        path.split('.').rev().fold(value, |value, field| {
             let mut object = Map::new();
-            object.insert((*field).to_owned(), value);
+            object.insert(field.to_owned(), value);
             Value::Object(object)
         })
     })
+}
+
+/// Whether somebody else suspends a job: Kueue, another controller, or what owns it. It may have become so after
+/// Bursar wrote it last.
+fn is_of_others(found: &DynamicObject, suspend: &str) -> bool {
+    let mut owners = found.owner_references().iter();
+    let has_owner = owners.any(|owner| owner.controller == Some(true));
+    // it stands beside suspend in each kind that has it
+    let beside = suspend.rsplit_once('.').map_or("", |(parent, _)| parent);
+    let pointer = format!("/{}/managedBy", beside.replace('.', "/"));
+    let manager = found.data.pointer(&pointer).and_then(Value::as_str);
+    let is_managed = manager.is_some_and(|manager| manager.starts_with(KUEUE_DOMAIN));
+    has_owner || is_managed || found.labels().contains_key(KUEUE_QUEUE_LABEL)
 }
 
 /// Suspends a job or lets it run, as it was before, if Bursar has changed that and nobody else since. Says whether
@@ -103,8 +113,7 @@ async fn give_suspension_back(
     let suspended = found.data.pointer(&pointer).and_then(Value::as_bool) == Some(true);
     // one that was made anew under its name is another one
     let is_it = found.uid().as_deref() == status["uid"].as_str();
-    let is_kueues = found.labels().contains_key(KUEUE_QUEUE_LABEL);
-    if !is_it || is_kueues || ordered.is_none() {
+    if !is_it || is_of_others(&found, path) || ordered.is_none() {
         return Ok(false);
     }
     // whoever has changed it after Bursar has decided
@@ -115,7 +124,12 @@ async fn give_suspension_back(
     let Some(mut patch) = with_field(path, json!(wanted)) else {
         return Ok(false);
     };
-    patch["metadata"] = json!({"uid": found.uid(), "annotations": {SUSPENDED_ANNOTATION: null}});
+    patch["metadata"] = json!({
+        "uid": found.uid(),
+        // whoever writes meanwhile has decided
+        "resourceVersion": found.resource_version(),
+        "annotations": {SUSPENDED_ANNOTATION: null},
+    });
     let patch = Patch::Merge(patch);
     api.patch(text("name"), &PatchParams::default(), &patch)
         .await?;
@@ -229,12 +243,39 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_others_suspend_by_now_is_left_to_them() {
+        let found = |metadata: Value, spec: Value| -> DynamicObject {
+            let object = json!({"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata, "spec": spec});
+            serde_json::from_value(object).unwrap()
+        };
+        let is_of_others =
+            |metadata, spec| is_of_others(&found(metadata, spec), "spec.runPolicy.suspend");
+        let by = |manager: &str| json!({"runPolicy": {"managedBy": manager}});
+        let owner = json!([{"apiVersion": "x/v1", "kind": "Y", "name": "y", "uid": "u", "controller": true}]);
+        assert!(!is_of_others(json!({}), json!({})));
+        assert!(!is_of_others(
+            json!({}),
+            by("kubeflow.org/training-operator")
+        ));
+        assert!(is_of_others(json!({}), by("kueue.x-k8s.io/multikueue")));
+        assert!(is_of_others(
+            json!({"labels": {KUEUE_QUEUE_LABEL: "q"}}),
+            json!({})
+        ));
+        assert!(is_of_others(json!({"ownerReferences": owner}), json!({})));
+    }
+
+    #[test]
     fn a_path_is_bounded_and_ends_in_suspend() {
         let alone = json!({"spec": {"runPolicy": {"suspend": true}}});
         let path = "spec.runPolicy.suspend";
         assert_eq!(with_field(path, json!(true)), Some(alone));
-        let deep = format!("{}suspend", "a.".repeat(12));
-        for path in ["", "suspend", "spec.replicas", "spec..suspend", &deep] {
+        let deep = format!("spec.{}suspend", "a.".repeat(11));
+        let others = ["spec.paused", "metadata.suspend", "spec.a/b.suspend"];
+        for path in ["", "suspend", "spec.replicas", "spec..suspend", &deep]
+            .into_iter()
+            .chain(others)
+        {
             assert_eq!(with_field(path, json!(true)), None, "{path}");
         }
     }

@@ -43,6 +43,25 @@ pub struct JobTargetStatus {
     pub suspend_field: String,
 }
 
+/// Fields of the path of a field that suspends at most, and characters of each.
+const MAX_SUSPEND_FIELDS: usize = 12;
+const MAX_FIELD_LENGTH: usize = 63;
+
+/// Whether this can be the path of the field that suspends a job, such as `spec.runPolicy.suspend`: it is in the
+/// specification and called `suspend`. No other field of somebody's object is ever written.
+pub fn is_suspend_field(path: &str) -> bool {
+    let fields: Vec<&str> = path.split('.').collect();
+    let is_field = |field: &&str| {
+        let mut bytes = field.bytes();
+        (1..=MAX_FIELD_LENGTH).contains(&field.len())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    (2..=MAX_SUSPEND_FIELDS).contains(&fields.len())
+        && fields.iter().all(is_field)
+        && fields.first() == Some(&"spec")
+        && fields.last() == Some(&"suspend")
+}
+
 /// Whether nothing is set that a target has itself.
 pub(super) fn check(spec: &TrainingJobSpec, target: &TargetRef) -> Result<(), FieldError> {
     let error = |field: &str, why: &str| Err(FieldError::new(field, why));

@@ -23,7 +23,7 @@ use crate::quantities::FieldError;
 use crate::spend::SpendSummary;
 use crate::template;
 
-pub use self::adopted::JobTargetStatus;
+pub use self::adopted::{JobTargetStatus, is_suspend_field};
 pub use self::framework::{
     Framework, LAUNCHER, Precision, TENSORFLOW_PORT, VISIBLE_DEVICES, WORKER,
 };

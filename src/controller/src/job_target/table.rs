@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use bursar_api::inference::TargetRef;
+use bursar_api::training::is_suspend_field;
 use kube::api::ApiResource;
 use serde::Deserialize;
 use serde_json::Value;
@@ -272,6 +273,13 @@ impl JobKind {
         if raw.pod_sets.len() > MAX_POD_SETS {
             return Err(format!("podSets must be at most {MAX_POD_SETS}"));
         }
+        let suspend = FieldPath::parse(&raw.suspend)?;
+        if !is_suspend_field(&raw.suspend) {
+            return Err(format!(
+                "suspend {:?} must be a path that begins with spec and ends in suspend",
+                raw.suspend
+            ));
+        }
         let label = raw.pod_set_label.as_ref();
         if label.is_some_and(|label| label.is_empty() || label.len() > MAX_NAME) {
             return Err("podSetLabel must be the key of a label".to_owned());
@@ -297,7 +305,7 @@ impl JobKind {
             Ok(resource(version, &made.kind, &made.resource))
         });
         Ok(Self {
-            suspend: FieldPath::parse(&raw.suspend)?,
+            suspend,
             suspend_requires: requires.collect::<Result<_, String>>()?,
             managed_by: managed_by.transpose()?,
             pods_of: raw.pods_of.map(|made| (made.api_group, made.kind)),

@@ -364,6 +364,9 @@ fn a_table_that_cannot_be_read_names_the_entry_and_what_is_wrong() {
     for (changes, expected) in [
         (json!({"suspend": "spec..suspend"}), "is no path"),
         (json!({"suspend": "$.spec[?(@.a)]"}), "is no path"),
+        (json!({"suspend": "spec.paused"}), "ends in suspend"),
+        (json!({"suspend": "metadata.suspend"}), "begins with spec"),
+        (json!({"suspend": "suspend"}), "begins with spec"),
         (json!({"resource": "trains/status"}), "resource"),
         (json!({"version": ""}), "version"),
         (json!({"podSets": []}), "either podSets or podsOf"),
