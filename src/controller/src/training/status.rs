@@ -214,7 +214,11 @@ fn after_deletion(object: &TrainingJob, phase: JobPhase, deletion: &str) -> Cond
     let status = object.status.as_ref();
     let mut conditions = status.iter().flat_map(|status| &status.conditions);
     let ready = conditions.find(|condition| condition.type_ == READY);
-    let known = [job_ready::SUCCEEDED, job_ready::FAILED];
+    let known = [
+        job_ready::SUCCEEDED,
+        job_ready::FAILED,
+        job_ready::TARGET_DELETED,
+    ];
     let of_end = ready.and_then(|ready| {
         let mut known = known.into_iter();
         let reason = known.find(|reason| reason.as_str() == ready.reason)?;
