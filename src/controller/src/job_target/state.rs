@@ -46,8 +46,10 @@ pub(super) struct Entry {
     /// Something has happened since the read that goes on began.
     pub(super) is_outdated: bool,
     failing_since: Option<Timestamp>,
-    /// Since when the target of this UID is suspended.
+    /// Since when the target of this UID is suspended, but for short times in which others let it run ...
     suspended_since: Option<(Name, Timestamp)>,
+    /// ... since when they do.
+    resumed_since: Option<Timestamp>,
     /// What its gang was last taken back for, if it stayed incomplete.
     pub(super) retry: Option<Retry>,
     /// What the target of this UID was last ordered: whether it is suspended.
@@ -127,6 +129,7 @@ impl Entry {
             is_outdated: false,
             failing_since: None,
             suspended_since: None,
+            resumed_since: None,
             retry: None,
             ordered: None,
             resumptions: (0, now),
@@ -138,16 +141,31 @@ impl Entry {
     pub(super) fn next_view(&mut self, reading: Reading, now: Timestamp) -> JobTargetView {
         let mut view = self.known(reading, now);
         let target = view.target.as_ref();
-        let suspended = target.filter(|target| target.suspended && target.end.is_none());
-        let suspended = suspended.map(|target| target.uid.clone());
-        let since = self.suspended_since.take();
-        self.suspended_since = suspended.map(|uid| {
-            let since = since.filter(|(known, _)| *known == uid);
-            since.unwrap_or((uid, now))
-        });
-        let since = self.suspended_since.as_ref().map(|(_, since)| *since);
+        let since = match target.filter(|target| target.end.is_none()) {
+            Some(target) if target.suspended => Some(self.suspended_since(&target.uid, now)),
+            Some(_) => {
+                // whoever lets it run now and then gives its pods no more time
+                let since = *self.resumed_since.get_or_insert(now);
+                if now >= after(since, RESUMPTION_MEMORY) {
+                    self.suspended_since = None;
+                }
+                None
+            }
+            None => None,
+        };
         view.set_suspended_since(since, now);
         view
+    }
+
+    /// Since when the target of this UID is suspended, which it is now.
+    fn suspended_since(&mut self, uid: &Name, now: Timestamp) -> Timestamp {
+        self.resumed_since = None;
+        let known = self.suspended_since.take();
+        let known = known.filter(|(known, _)| known == uid);
+        let (_, since) = self
+            .suspended_since
+            .insert(known.unwrap_or_else(|| (uid.clone(), now)));
+        *since
     }
 
     fn known(&mut self, reading: Reading, now: Timestamp) -> JobTargetView {

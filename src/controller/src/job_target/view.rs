@@ -55,7 +55,7 @@ impl JobTargetView {
         let target = self.target.as_ref();
         let problem = self.problem.as_ref();
         let target = target.filter(|target| !target.pod_sets.is_empty() || target.end.is_some());
-        target.filter(|_| problem.is_none_or(|problem| is_unread(problem)))
+        target.filter(|_| problem.is_none_or(is_unread))
     }
 
     /// Whether Bursar cannot stop the target's pods by suspending it: it is another's to suspend, has ended and left

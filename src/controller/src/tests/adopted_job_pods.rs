@@ -7,7 +7,7 @@ use bursar_core::budget::EVICTION_NOTICE;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::adopted_job_kinds::{JobSet, create_dynamic, owner, serve};
@@ -16,13 +16,14 @@ use super::sweep::Stage;
 use super::watched_cluster::patch;
 
 /// The JobSet `old` that a TrainingJob has adopted.
-async fn adopted_job_set(stage: &mut Stage, suspend: bool) -> DynamicObject {
+async fn adopted_job_set(stage: &mut Stage, grace_seconds: u32) -> DynamicObject {
     let job_sets = serve::<JobSet>(stage);
-    let spec = batch_job(false)["spec"].take();
+    let mut spec = batch_job(false)["spec"].take();
+    spec["template"]["spec"]["terminationGracePeriodSeconds"] = json!(grace_seconds);
     let replicated = json!({"name": "node", "replicas": 1, "template": {"spec": spec}});
     let job_set = json!({
         "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": "old"},
-        "spec": {"suspend": suspend, "replicatedJobs": [replicated]},
+        "spec": {"suspend": true, "replicatedJobs": [replicated]},
     });
     let job_set = create_dynamic(&job_sets, job_set).await;
     let mut job = adopting();
@@ -68,7 +69,7 @@ async fn minutes(stage: &mut Stage, count: i64) {
 #[tokio::test]
 async fn a_pod_that_goes_on_though_its_job_is_suspended_is_said_and_evicted_without_money() {
     let mut stage = Stage::new(Faults::default()).await;
-    let job_set = adopted_job_set(&mut stage, true).await;
+    let job_set = adopted_job_set(&mut stage, 3).await;
     exhausted(&stage).await;
     stage.seconds(3).await;
     create_pod_of(&stage, "theirs", owner(&job_set)).await;
@@ -92,7 +93,7 @@ async fn a_pod_that_goes_on_though_its_job_is_suspended_is_said_and_evicted_with
 #[tokio::test]
 async fn pods_of_a_job_that_waited_long_are_its_own_as_soon_as_it_is_let_run() {
     let mut stage = Stage::new(Faults::default()).await;
-    let job_set = adopted_job_set(&mut stage, true).await;
+    let job_set = adopted_job_set(&mut stage, 3).await;
     stage.world.set_limit("0.001").await;
     minutes(&mut stage, 10).await;
     assert_eq!(target_ready(&stage).1, "Adopted", "it has no pods");
@@ -109,4 +110,25 @@ async fn pods_of_a_job_that_waited_long_are_its_own_as_soon_as_it_is_let_run() {
     let key = bursar_core::model::Key::new("team", "train");
     let targets = &stage.leader.context.job_targets;
     assert!(!targets.is_out_of_control(&key));
+}
+
+#[tokio::test]
+async fn whoever_lets_a_job_run_now_and_then_gives_its_pods_no_more_time() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let job_set = adopted_job_set(&mut stage, 1500).await;
+    exhausted(&stage).await;
+    stage.seconds(3).await;
+    create_pod_of(&stage, "theirs", owner(&job_set)).await;
+    let job_sets = serve::<JobSet>(&stage);
+    for round in 0..4 {
+        let resumed = Patch::Merge(json!({"spec": {"suspend": false}}));
+        let params = PatchParams::default();
+        job_sets.patch("old", &params, &resumed).await.unwrap();
+        minutes(&mut stage, 11).await;
+        let told = job_sets.get("old").await.unwrap();
+        assert_eq!(told.data["spec"]["suspend"], json!(true), "round {round}");
+    }
+    let found = pod(&stage, "theirs");
+    let is_told = found.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+    assert!(is_told, "its grace and five minutes were over after thirty");
 }
