@@ -422,7 +422,7 @@ fn the_controllers_own_writes_are_held_to_what_it_made() {
         "services",
         "endpointslices",
         "pods",
-        "inferencedeployments",
+        "inferencedeployments, trainingjobs",
     ] {
         assert!(
             matched.contains(&format!("resources: [{resource}]")),
@@ -499,15 +499,21 @@ fn jobs_are_read_and_suspended_where_the_chart_names_their_kind_and_nothing_else
     for (name, is_right) in [("rayjobs", true), ("*", false), ("pods/exec", false)] {
         assert_eq!(resource.is_match(name), is_right, "{name}");
     }
-    for (template, verbs) in [
-        ("templates/rbac.yaml", &["[get, patch]", "[get]"][..]),
-        ("templates/hook-uninstall.yaml", &["[get, patch]"]),
+    for (template, end, verbs) in [
+        (
+            "templates/rbac.yaml",
+            "\n  {{- end }}\n  {{- end }}",
+            &["[get, patch]", "[get]"][..],
+        ),
+        (
+            "templates/hook-uninstall.yaml",
+            "\n{{- end }}",
+            &["[get, patch]"],
+        ),
     ] {
         let text = file(template);
         let (_, rules) = text.split_once("{{- range .Values.jobTargets }}").unwrap();
-        let (rules, _) = rules
-            .split_once("\n{{- end }}")
-            .unwrap_or_else(|| rules.split_once("\n  {{- end }}\n  {{- end }}").unwrap());
+        let (rules, _) = rules.split_once(end).unwrap();
         let found = rules.lines();
         let found: Vec<&str> = found
             .filter_map(|line| line.trim().strip_prefix("verbs: "))
