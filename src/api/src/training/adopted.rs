@@ -1,14 +1,7 @@
 //! TrainingJobs of a `targetRef`: a job that exists is held, started and suspended.
 
-use bursar_core::model::event;
-use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::{TrainingJob, TrainingJobSpec, default_restarts};
-use crate::inference::TargetRef;
-use crate::names::TARGET_FINALIZER;
-use crate::quantities::FieldError;
 
 /// The rules of a targetRef on the specification, and their messages.
 pub(super) const RULES: [(&str, &str); 3] = [
@@ -60,61 +53,4 @@ pub fn is_suspend_field(path: &str) -> bool {
         && fields.iter().all(is_field)
         && fields.first() == Some(&"spec")
         && fields.last() == Some(&"suspend")
-}
-
-/// Whether nothing is set that a target has itself.
-pub(super) fn check(spec: &TrainingJobSpec, target: &TargetRef) -> Result<(), FieldError> {
-    let error = |field: &str, why: &str| Err(FieldError::new(field, why));
-    if !target.is_valid() {
-        return error(
-            "spec.targetRef",
-            "must have an API version, a kind and a name",
-        );
-    }
-    if spec.replicas.is_some() || spec.template.is_some() || !spec.roles.is_empty() {
-        return error("spec.targetRef", "excludes roles, replicas and template");
-    }
-    let own = [
-        ("spec.framework", spec.framework.is_some()),
-        ("spec.precision", spec.precision.is_some()),
-        ("spec.successPolicy", spec.success_policy.is_some()),
-        ("spec.mpi", spec.mpi.is_some()),
-        ("spec.restarts", spec.restarts != default_restarts()),
-    ];
-    match own.iter().find(|(_, is_set)| *is_set) {
-        Some((field, _)) => error(
-            field,
-            "is for workers that Bursar makes: leave it out with a targetRef",
-        ),
-        None => Ok(()),
-    }
-}
-
-impl TrainingJob {
-    /// Whether it is on record what its target gets back.
-    pub fn holds_target(&self) -> bool {
-        let mut finalizers = self.finalizers().iter();
-        finalizers.any(|each| each == TARGET_FINALIZER)
-    }
-
-    /// What decisions read of a job with a targetRef, whose target has these roles. `suspend` says that it
-    /// must not run, whatever its own field says.
-    ///
-    /// # Errors
-    /// The first field that cannot be read.
-    pub fn adopted_to_core(
-        &self,
-        priority: (i32, i32),
-        seed: u64,
-        (suspend, roles): (bool, Vec<event::Role>),
-    ) -> Result<event::Job, FieldError> {
-        use crate::lenient::Validate;
-        self.validate()?;
-        let job = self.job_of(priority, seed, roles)?;
-        Ok(event::Job {
-            suspend: job.suspend || suspend,
-            ended_well: Default::default(),
-            ..job
-        })
-    }
 }

@@ -1,6 +1,7 @@
 //! TrainingJob: a gang of workers that runs as a whole or waits.
 
 mod adopted;
+mod adopted_spec;
 mod framework;
 mod launcher;
 
@@ -443,7 +444,7 @@ impl TrainingJobSpec {
     /// Whether exactly one form is given, and all of it can be read and run.
     fn check(&self, name: &str, namespace: &str) -> Result<(), FieldError> {
         if let Some(target) = &self.target_ref {
-            return adopted::check(self, target);
+            return self.check_target(target);
         }
         if self.framework.is_none() {
             return Err(FieldError::new(
