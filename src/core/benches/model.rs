@@ -298,6 +298,7 @@ impl Cluster {
             activation: Activation::OnDemand,
             replica: Arc::clone(&self.replica),
             grace_seconds: 30,
+            workers: None,
         }
     }
 
@@ -345,6 +346,7 @@ impl Cluster {
             failure: None,
             disrupted: false,
             made_by: None,
+            leader: None,
             owner_name: Default::default(),
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
@@ -369,6 +371,7 @@ impl Cluster {
             failure: None,
             disrupted: false,
             made_by: None,
+            leader: None,
             owner_name: Default::default(),
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,

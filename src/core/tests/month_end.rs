@@ -71,6 +71,7 @@ fn service(priority: i32) -> Service {
         activation: Activation::OnDemand,
         replica: shape(),
         grace_seconds: GRACE,
+        workers: None,
     }
 }
 
@@ -283,6 +284,7 @@ impl Namespace {
             failure: None,
             disrupted: false,
             made_by: None,
+            leader: None,
             owner_name: Default::default(),
         };
         let bound = Bound {

@@ -115,6 +115,7 @@ impl Simulation {
             failure: None,
             disrupted: false,
             made_by: new.made_by,
+            leader: None,
             owner_name: Default::default(),
             scheduling: Scheduling::Queued,
             resident: false,

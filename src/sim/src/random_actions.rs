@@ -127,6 +127,7 @@ impl Simulation {
             },
             replica: self.shape(),
             grace_seconds: self.rng.i64(0..30),
+            workers: None,
         };
         let service = ServiceObject {
             spec: Some(spec),

@@ -218,6 +218,7 @@ fn add_service(
         activation: scaling::Activation::OnDemand,
         replica: shape(gpus, POD_CPU_MILLI, Some(&engine.gpu)),
         grace_seconds: scenario.grace_seconds,
+        workers: None,
     };
     // starts differ by a tenth
     let most = scenario.start_time + scenario.start_time / 10;

@@ -99,13 +99,15 @@ impl Model {
         if service.is_none() && !self.services.contains_key(&key) {
             return;
         }
-        let shape = |service: &Service| Arc::clone(&service.replica);
+        let shapes = |service: Option<&Service>| -> Vec<Arc<PodShape>> {
+            let shapes = service.into_iter().flat_map(Service::shapes);
+            shapes.cloned().collect()
+        };
         let known = self.services.get(&key);
-        let known = known.and_then(|state| state.spec.as_ref()).map(shape);
-        let new = service.as_ref().map(shape);
+        let known = shapes(known.and_then(|state| state.spec.as_ref()));
         let nodes = self.capacity.nodes();
         self.rates
-            .replace_shapes(known.as_slice(), new.as_slice(), nodes);
+            .replace_shapes(&known, &shapes(service.as_ref()), nodes);
         // what a status says of it changes nothing but where a leader begins
         let learned = service.as_mut().and_then(|service| service.learned.take());
         let state = self.services.entry(key.clone()).or_default();
@@ -141,6 +143,7 @@ impl Model {
         state.latencies.set_objectives(objectives(service.as_ref()));
         state.spec = service;
         state.estimate = Default::default();
+        state.worker_estimate = Default::default();
         self.marks.services.insert(key);
     }
 
@@ -348,8 +351,11 @@ impl Model {
         self.unowned.remove(&key);
     }
 
-    /// Takes that a replica became ready for the first time.
+    /// Takes that a replica became ready for the first time. That of several pods is once its leader is.
     fn learn_start(&mut self, pod: &Pod, ready: Timestamp) {
+        if pod.leader.is_some() {
+            return;
+        }
         let node = pod.node.as_ref().and_then(|node| self.capacity.node(node));
         let kind = node.map_or("", kind_of).into();
         if let Some((key, Owner::Service(_))) = self.owner(pod)

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::cost::draining_since;
 use super::event::{Key, Name, Scheduling};
 use super::preemptible::{CapacityPreemption, Preemptibility, Priorities};
+use super::replica_pods::fate;
 use super::service::ServiceState;
 use super::state::{Model, PodState};
 
@@ -98,25 +98,24 @@ impl Model {
         self.capacity_preemptions.is_due = true;
     }
 
-    /// The replicas that stay and have no node, each with the time since when the scheduler has
-    /// found none for it.
-    fn unschedulable_replicas(
-        &self,
-        state: &ServiceState,
-    ) -> impl Iterator<Item = (Name, Timestamp)> {
+    /// The replicas that stay and of which a pod has no node, each with the time since when the scheduler has
+    /// found none for it. One of several pods is known by the one that leads it.
+    fn unschedulable_replicas(&self, state: &ServiceState) -> BTreeMap<Name, Timestamp> {
+        let mut replicas = BTreeMap::new();
         let pods = state.pods.iter();
-        let pods = pods.filter_map(|uid| self.pods.get_key_value(uid));
-        pods.filter_map(|(uid, found)| {
+        for (uid, found) in pods.filter_map(|uid| self.pods.get_key_value(uid)) {
             let pod = &found.pod;
-            let stays =
-                pod.deletion.is_none() && draining_since(&state.draining, uid, pod).is_none();
-            match pod.scheduling {
-                Scheduling::Unschedulable { since, .. } if stays && pod.is_pending() => {
-                    Some((uid.clone(), since))
-                }
-                _ => None,
+            let stays = pod.deletion.is_none() && fate(state, &self.pods, uid, pod).stays();
+            if let Scheduling::Unschedulable { since, .. } = pod.scheduling
+                && stays
+                && pod.is_pending()
+            {
+                let replica = pod.leader.as_ref().unwrap_or(uid).clone();
+                let first = replicas.entry(replica).or_insert(since);
+                *first = since.min(*first);
             }
-        })
+        }
+        replicas
     }
 
     /// Whether the indices of what gives way and what waits are those over all workloads.

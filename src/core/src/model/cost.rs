@@ -14,10 +14,11 @@ use crate::pricing::EstimateBasis;
 
 use super::capacity::{ClusterCapacity, ReservationOwner};
 use super::claim::{BudgetRank, Claim};
-use super::event::{Deployment, Key, Name, Owner, Pod, PodShape};
+use super::event::{Deployment, Key, Name, Owner, Pod, PodShape, Service};
 use super::job::JobState;
 use super::namespace::Admission;
 use super::rates::{CachedRate, Estimate, Rates};
+use super::replica_pods::{PodFate, fate, missing_workers, replica_cost};
 use super::service::{Ordered, ServiceState, may_have_requests};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
@@ -25,7 +26,7 @@ use super::workers::{is_in_queue, takes_room};
 
 /// What a pod was told that is not being deleted.
 #[derive(Clone, Copy, PartialEq)]
-enum PodIntent {
+pub(super) enum PodIntent {
     Run,
     /// To leave, at this time: it is deleted at the end of its drain, or at once while it has no node.
     Drain(Timestamp),
@@ -149,6 +150,26 @@ fn new_pod_cost(
     }
 }
 
+/// The cost of a pod that is new with others, of which some have GPUs: one that has none costs nothing.
+fn new_part_cost(
+    rates: &mut Rates,
+    shape: &Arc<PodShape>,
+    cached: &mut CachedRate,
+    stop_seconds: i64,
+    priority: i32,
+    now: Timestamp,
+) -> RunningCost {
+    if shape.uses_gpus() {
+        return new_pod_cost(rates, shape, cached, stop_seconds, priority, now);
+    }
+    // such as a launcher: only GPUs are charged for, so its price is known to be none
+    *cached = CachedRate::without_gpus();
+    RunningCost {
+        priority,
+        ..RunningCost::constant(cached.rate(), stop_seconds)
+    }
+}
+
 /// When something with one of these stop times is reserved at another price.
 fn cost_changes_at(
     rates: &Rates,
@@ -164,6 +185,21 @@ fn cost_changes_at(
 fn service_stop_seconds(drain_timeout: SignedDuration, grace_seconds: i64) -> i64 {
     let drain_seconds = drain_timeout.max(SETTLE).as_secs();
     drain_seconds + grace_stop_seconds(grace_seconds)
+}
+
+/// Seconds from the order to stop a replica until this pod of it costs nothing. All pods of a replica count until
+/// the last one has stopped: workers are told to once their leader has ended.
+fn replica_stop_seconds(spec: &Service, pod: &Pod, fate: PodFate) -> i64 {
+    if pod.leader.is_none() {
+        let workers = spec.workers.as_ref();
+        let workers = workers.map_or(0, |workers| grace_stop_seconds(workers.grace_seconds));
+        return service_stop_seconds(spec.drain_timeout, pod.grace_seconds) + workers;
+    }
+    let leader = match fate.has_drained {
+        true => grace_stop_seconds(spec.grace_seconds),
+        false => service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
+    };
+    leader + grace_stop_seconds(pod.grace_seconds)
 }
 
 /// Seconds from the deletion of a pod with this grace until it costs nothing.
@@ -199,13 +235,15 @@ pub(crate) fn draining_since(
     }
 }
 
-/// The pods of a service as the steps of a drain see them. Orders that pods do not show yet count.
+/// The replicas of a service as the steps of a drain see them: their pods, of several those that lead. Orders that
+/// pods do not show yet count.
 pub(crate) fn drain_replicas<'a>(
     state: &ServiceState,
     pods: impl Iterator<Item = (&'a Name, &'a PodState)>,
     now: Timestamp,
 ) -> Vec<drain::Replica> {
-    let replicas = pods.filter(|(_, pod)| is_replica(&pod.pod));
+    let leads = |pod: &Pod| pod.leader.is_none() && is_replica(pod);
+    let replicas = pods.filter(|(_, found)| leads(&found.pod));
     let deployment = state.deployment.as_ref();
     let first_ordinal = deployment.and_then(|found| found.first_ordinal);
     replicas
@@ -316,29 +354,45 @@ impl Model {
             ..WorkloadCost::default()
         };
         let priority = priority.unwrap_or(0);
-        let (mut pending, mut starting) = (0, 0);
+        let mut starting = 0;
         let mut stop_times = BTreeSet::new();
-        let mut pod_set_without_node = PodSet::default();
+        let (mut pods_without_node, mut workers_without_node) = Default::default();
+        let has_workers = state
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.workers.is_some());
         // a service that is gone keeps no replica
-        let (mut non_draining, mut wanted) = (Vec::new(), 0);
+        let (mut non_draining, mut wanted) = (BTreeMap::<Name, FreedBudget>::new(), 0);
         for uid in &state.pods {
-            let Some(found) = self.pods.get_mut(uid) else {
+            let known = self.pods.get(uid);
+            let fate = known.map(|found| fate(state, &self.pods, uid, &found.pod));
+            let Some((found, fate)) = self.pods.get_mut(uid).zip(fate) else {
                 continue;
             };
+            found.freed_budget = FreedBudget::default();
             let pod = &found.pod;
             if pod.ended.is_some() {
                 continue;
             }
             if pod.waits_for_room(now) {
-                pending += 1;
+                let without_node: &mut PodSet = match &pod.leader {
+                    None => &mut pods_without_node,
+                    Some(_) => &mut workers_without_node,
+                };
                 // of a service that is gone, only its pods say what they need
-                pod_set_without_node = pod_set(&pod.shape, pending);
+                *without_node = pod_set(&pod.shape, without_node.workers + 1);
             }
-            if pod.shape.attributes.is_none() {
+            let is_charged = pod.shape.attributes.is_some();
+            let is_starting = pod.node.is_none() && pod.deletion.is_none();
+            let stays = fate.stays() && is_replica(pod);
+            if is_starting && stays && pod.leader.is_none() && (is_charged || has_workers) {
+                starting += 1;
+            }
+            if !is_charged {
                 continue;
             }
             let stop_seconds = match &state.spec {
-                Some(spec) => service_stop_seconds(spec.drain_timeout, pod.grace_seconds),
+                Some(spec) => replica_stop_seconds(spec, pod, fate),
                 // its workload is gone: Kubernetes is stopping it
                 None => grace_stop_seconds(pod.grace_seconds),
             };
@@ -346,23 +400,42 @@ impl Model {
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let (rates, capacity) = (&self.rates, &self.capacity);
             let running = running_cost(rates, capacity, pod, rate, stop_seconds, priority, now);
-            let since = draining_since(&state.draining, uid, pod);
-            if pod.node.is_none() && pod.deletion.is_none() && since.is_none() {
-                starting += 1;
+            match is_starting && stays && fate.is_held {
+                true => cost.add_starting_workers(running, 1),
+                false => cost.add_pod(pod, fate.intent, running),
             }
-            cost.add_pod(pod, since.map_or(PodIntent::Run, PodIntent::Drain), running);
-            found.freed_budget = freed_by(&[(running, 1)]);
-            if since.is_none() && is_replica(&found.pod) {
-                non_draining.push(found.freed_budget);
+            if stays {
+                let replica = pod.leader.as_ref().unwrap_or(uid).clone();
+                let freed = non_draining.entry(replica).or_default();
+                *freed = freed.and(freed_by(&[(running, 1)]));
             }
             stop_times.insert(stop_seconds);
+        }
+        for (replica, freed_budget) in &non_draining {
+            if let Some(found) = self.pods.get_mut(replica) {
+                found.freed_budget = *freed_budget;
+            }
         }
         let mut running_cost = None;
         if let Some(spec) = &state.spec {
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
             let (rates, cached) = (&mut self.rates, &mut state.estimate);
-            let replica = new_pod_cost(rates, &spec.replica, cached, seconds, priority, now);
-            stop_times.insert(seconds);
+            let (replica, worker) = match &spec.workers {
+                Some(workers) if spec.shapes().any(|shape| shape.uses_gpus()) => {
+                    let seconds = seconds + grace_stop_seconds(workers.grace_seconds);
+                    let leader =
+                        new_part_cost(rates, &spec.replica, cached, seconds, priority, now);
+                    let (shape, cached) = (&workers.shape, &mut state.worker_estimate);
+                    let worker = new_part_cost(rates, shape, cached, seconds, priority, now);
+                    (replica_cost(leader, worker, workers.count), Some(worker))
+                }
+                _ => {
+                    let replica =
+                        new_pod_cost(rates, &spec.replica, cached, seconds, priority, now);
+                    (replica, None)
+                }
+            };
+            stop_times.insert(replica.stop_seconds);
             let pods = state
                 .pods
                 .iter()
@@ -377,13 +450,29 @@ impl Model {
                 .observe(without_pod, creation_failure, now);
             let kept = state.without_pod.kept(now);
             cost.add_starting(replica, kept);
+            let missing = missing_workers(state, &self.pods);
+            state
+                .missing_workers
+                .observe(missing.all(), creation_failure, now);
+            if let Some(worker) = worker {
+                cost.add_starting(worker, missing.starting);
+                cost.add_starting_workers(worker, missing.held);
+            }
             cost.given_up_reserve = replica.reserve_of(state.without_pod.given_up(now));
             starting += kept;
-            pod_set_without_node = pod_set(&spec.replica, kept.saturating_add(pending));
+            let pending = pods_without_node.workers;
+            pods_without_node = pod_set(&spec.replica, kept.saturating_add(pending));
+            if let Some(workers) = &spec.workers {
+                let of_new = kept.saturating_mul(workers.count);
+                let missing = state.missing_workers.kept(now).saturating_add(of_new);
+                let pending = workers_without_node.workers;
+                workers_without_node = pod_set(&workers.shape, missing.saturating_add(pending));
+            }
             running_cost = Some(replica);
         }
         // those beyond its replicas go, and they free no less than the cheapest
         let surplus = non_draining.len().saturating_sub(wanted as usize);
+        let mut non_draining: Vec<FreedBudget> = non_draining.into_values().collect();
         non_draining.sort_by_key(|each| (each.rate, each.reserve));
         for freed_budget in non_draining.into_iter().take(surplus) {
             cost.leaving_rate += freed_budget.rate;
@@ -393,12 +482,16 @@ impl Model {
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.running_cost = running_cost;
         state.starting = starting;
-        let given_up_at = state.without_pod.changes_at(now);
+        let given_up_at =
+            [&state.without_pod, &state.missing_workers].map(|all| all.changes_at(now));
+        let given_up_at = given_up_at.into_iter().flatten();
         let price_changes_at = cost_changes_at(&self.rates, stop_times, now);
         state.cost_changes_at = price_changes_at.into_iter().chain(given_up_at).min();
         let is_gone = running_cost.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
-        self.capacity.reserve(&owner, &pod_set_without_node);
+        self.capacity.reserve(&owner, &pods_without_node);
+        let workers = ReservationOwner::ReplicaWorkers(key.clone());
+        self.capacity.reserve(&workers, &workers_without_node);
         self.note_unschedulable(key);
         if is_gone {
             self.note_admission(key, Admission::Unknown);
@@ -419,7 +512,7 @@ impl Model {
         namespace.index_service(key, old, new);
     }
 
-    /// The pods of a service as the steps of a drain see them.
+    /// The replicas of a service as the steps of a drain see them.
     pub(crate) fn drain_replicas(
         &self,
         state: &ServiceState,
@@ -505,20 +598,7 @@ impl Model {
         for (role, cached) in roles.iter().zip(&mut estimates) {
             let seconds = grace_stop_seconds(role.grace_seconds);
             let rates = &mut self.rates;
-            if !role.worker.uses_gpus() {
-                // such as a launcher: only GPUs are charged for, so its price is known to be none
-                *cached = CachedRate::without_gpus();
-            }
-            let running_cost = match role.worker.uses_gpus() {
-                true => new_pod_cost(rates, &role.worker, cached, seconds, priority, now),
-                false => RunningCost {
-                    rate: cached.rate(),
-                    stop_rate: cached.rate(),
-                    stop_seconds: seconds,
-                    priority,
-                    basis: Default::default(),
-                },
-            };
+            let running_cost = new_part_cost(rates, &role.worker, cached, seconds, priority, now);
             stop_times.insert(seconds);
             running_costs.push(running_cost);
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));

@@ -148,6 +148,9 @@ pub struct Pod {
     pub disrupted: bool,
     /// The UID of the object that made it, if that is known.
     pub made_by: Option<Name>,
+    /// The UID of the pod that leads its replica, if it is a worker of one that has several pods. A pod that
+    /// is a replica of its own, or leads one, has none.
+    pub leader: Option<Name>,
     /// What made it, as `Kind/name`: itself if nothing did. Read of pods of no workload.
     pub owner_name: Name,
 }
@@ -294,13 +297,39 @@ pub struct Service {
     pub paused: bool,
     /// Whether requests wake it.
     pub activation: Activation,
-    /// What one replica asks for.
+    /// What one replica asks for; of one that has several pods, the pod that leads it.
     pub replica: Arc<PodShape>,
     /// Seconds between a replica's SIGTERM and SIGKILL.
+    pub grace_seconds: i64,
+    /// The other pods of each replica, where one is several pods.
+    pub workers: Option<ReplicaWorkers>,
+}
+
+/// The workers of one replica: its pods beside the one that leads it, which alone takes requests. They are
+/// told to stop once that one has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaWorkers {
+    /// How many, at least one.
+    pub count: u32,
+    /// What one of them asks for.
+    pub shape: Arc<PodShape>,
+    /// Seconds between a worker's SIGTERM and SIGKILL.
     pub grace_seconds: i64,
 }
 
 impl Service {
+    /// What the pods of its replicas ask for.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = &Arc<PodShape>> {
+        let workers = self.workers.iter().map(|workers| &workers.shape);
+        std::iter::once(&self.replica).chain(workers)
+    }
+
+    /// How many pods one replica is.
+    pub(crate) fn pods_per_replica(&self) -> u32 {
+        let workers = self.workers.as_ref().map_or(0, |workers| workers.count);
+        workers.saturating_add(1)
+    }
+
     /// Its bounds at `now`, by its schedules. Those of a paused service are its own: nothing changes it
     /// at times. `zone` is that of schedules without one of their own.
     pub(crate) fn bounds(&self, zone: &TimeZone, now: Timestamp) -> Bounds {

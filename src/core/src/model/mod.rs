@@ -12,6 +12,7 @@
 //! | `budget_terms` | which terms of a budget are in force, and which wait |
 //! | `claim` | who waits for the money of budgets, and in which order it is given |
 //! | `evictions`, `planned_eviction` | pods of no workload that budgets evict |
+//! | `replica_pods` | replicas of several pods, which count once |
 //! | `cost` | what workloads cost while they run, and the room reserved for them |
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `capacity` | the room on nodes, and what is reserved for pods that have no node yet |
@@ -46,6 +47,7 @@ mod pause;
 pub(crate) mod planned_eviction;
 pub(crate) mod preemptible;
 pub(crate) mod rates;
+pub(crate) mod replica_pods;
 pub(crate) mod rollout;
 mod selector_keys;
 pub(crate) mod service;

@@ -149,6 +149,8 @@ pub(crate) struct ServiceState {
     pub(crate) latencies: LearnedLatencies,
     /// Replicas that were ordered and have no pod yet.
     pub(crate) without_pod: MissingReplicaPods,
+    /// Workers that replicas with a pod lack.
+    pub(crate) missing_workers: MissingReplicaPods,
     /// The replicas that the Deployment was told to have.
     pub(crate) ordered: Option<Ordered<u32>>,
     /// Pods that were told to drain (`true`) or to serve again.
@@ -158,6 +160,8 @@ pub(crate) struct ServiceState {
     /// Since when pods have been told to leave of which none has shown it.
     pub(crate) unmarked_since: Option<Timestamp>,
     pub(crate) estimate: CachedRate,
+    /// The same of a worker of a replica of several pods.
+    pub(crate) worker_estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) running_cost: Option<RunningCost>,
     /// Replicas that were ordered, are not told to leave, and have no node yet.
@@ -237,6 +241,7 @@ impl ServiceState {
         self.learned = LearnedDemand::default();
         self.latencies.forget();
         self.without_pod = MissingReplicaPods::default();
+        self.missing_workers = MissingReplicaPods::default();
         self.scale_down_limit = ScaleDownLimit::default();
         self.forget_orders();
         self.unmarked_since = None;

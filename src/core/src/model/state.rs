@@ -358,9 +358,9 @@ impl Model {
     fn shapes(&self) -> impl Iterator<Item = &PodShape> {
         let pods = self.pods.values().map(|state| &state.pod.shape);
         let services = self.services.values().filter_map(|it| it.spec.as_ref());
+        let replicas = services.flat_map(|service| service.shapes());
         let jobs = self.jobs.values().filter_map(|it| it.spec.as_ref());
         let workers = jobs.flat_map(|job| &job.roles).map(|role| &role.worker);
-        let replicas = services.map(|service| &service.replica);
         pods.chain(replicas).chain(workers).map(|shape| &**shape)
     }
 
@@ -426,6 +426,9 @@ impl Model {
     /// The owner of the room that is reserved for a pod without a node.
     pub(crate) fn reservation_owner(&self, uid: &Name, pod: &Pod) -> ReservationOwner {
         match self.owner(pod) {
+            Some((key, Owner::Service(_))) if pod.leader.is_some() => {
+                ReservationOwner::ReplicaWorkers(key)
+            }
             Some((key, owner)) => ReservationOwner::Workload(key, owner),
             None => ReservationOwner::Pod(uid.clone()),
         }

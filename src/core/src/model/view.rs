@@ -24,6 +24,8 @@ pub struct ServiceView {
     pub current: u32,
     /// When something last happened; `None` if that is not known yet.
     pub last_active: Option<Timestamp>,
+    /// How many pods one replica is.
+    pub pods_per_replica: u32,
     /// What a new replica costs.
     pub running_cost: RunningCost,
     /// What was learned of its replicas, once that is enough.
@@ -68,6 +70,7 @@ impl Model {
             target: state.spec.as_ref()?.request_signal.target(),
             current: state.declared(),
             last_active: state.last_active,
+            pods_per_replica: state.spec.as_ref()?.pods_per_replica(),
             running_cost: state.running_cost?,
             learned: {
                 let target = state.spec.as_ref()?.request_signal.target();

@@ -9,9 +9,10 @@ use crate::drain::{self, DrainInput, RolloutState};
 use crate::limit::LimitedBy;
 use crate::model::claim::{BudgetRank, Part, Workload, kept_before};
 use crate::model::cost::{drain_replicas, is_replica, shown_replicas};
-use crate::model::event::{Key, Name};
+use crate::model::event::{Key, Name, Pod};
 use crate::model::growth;
 use crate::model::namespace::{Admission, PartialPass};
+use crate::model::replica_pods::{start_failures, workers_by_leader};
 use crate::model::service::{self, EngineDemand, Ordered, Replica, ServiceState};
 use crate::model::signals::SignalSources;
 use crate::model::state::{Model, PodState, count};
@@ -432,9 +433,11 @@ fn observe_service(
     let current = drain::non_draining(declared, &replicas);
     let decided = state.decision.as_ref().map_or(0, |last| last.allowed);
     let non_draining = replicas.iter().filter(|pod| pod.draining_since.is_none());
+    // those of several pods are what their leaders are
+    let leads = |pod: &Pod| pod.leader.is_none() && is_replica(pod);
     let alive: Vec<Replica<'_>> = pods
         .iter()
-        .filter(|(_, found)| is_replica(&found.pod))
+        .filter(|(_, found)| leads(&found.pod))
         .map(|(uid, found)| (*uid, &*found.pod, &found.engine))
         .collect();
     let with_pod = count(non_draining.count()).min(current);
@@ -457,7 +460,8 @@ fn observe_service(
         true => service::engine_demand(&alive, now),
         false => EngineDemand::none(),
     };
-    let failures = service::failures(&alive);
+    let workers = workers_by_leader(state, &model.pods);
+    let failures = start_failures(&alive, &workers);
     let creation_failure = creation_failure.filter(|_| without_pod > 0);
     let (start_failure, fails_at) =
         service::start_failure(alive.len(), &failures, creation_failure, now);
@@ -481,7 +485,13 @@ fn observe_service(
     };
     let (signals, signals_change) = state.measure_signals(&sources, now);
     let spec = state.spec.as_ref()?;
-    let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
+    let of_replica = |(uid, leader, _): &Replica<'_>| {
+        let workers = workers.get(uid).into_iter().flatten();
+        std::iter::once(*leader)
+            .chain(workers.copied())
+            .find_map(Pod::waits_for)
+    };
+    let waits_for = unready.iter().find_map(of_replica);
     let start = state.starts.expected();
     if let (Signal::Known(_) | Signal::Absent, None) = (&demand.signal, &unreachable_gateway) {
         let queue = demand.signal.at_least().saturating_add(held.requests);

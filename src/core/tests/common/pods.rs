@@ -27,6 +27,7 @@ pub(crate) fn new_pod(key: Key, owner: Owner, shape: Arc<PodShape>, created: Tim
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: Default::default(),
     }
 }

@@ -28,5 +28,6 @@ pub(crate) fn new_service(replica: Arc<PodShape>, created: Timestamp) -> Service
         activation: Activation::OnDemand,
         replica,
         grace_seconds: 30,
+        workers: None,
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct CapacityClaim {
     pub(crate) pod_priority: i32,
     /// These are replicas: their pods exist, and get room before any gang that waits.
     pub(crate) is_of_service: bool,
+    /// Its pods are of use all together or not at all: those of a gang, and of a replica of several.
+    pub(crate) is_whole: bool,
     /// GPUs may be taken back for it.
     pub(crate) may_preempt: bool,
     /// Its pods are among those that places are looked for.
@@ -154,6 +156,7 @@ impl ClusterCapacity {
                 rank: rank.clone(),
                 pod_priority: pod_priority(rank)?,
                 is_of_service: false,
+                is_whole: true,
                 may_preempt: waiting.may_preempt,
                 is_reserved: false,
                 workers: waiting.workers.clone(),
@@ -172,26 +175,34 @@ impl ClusterCapacity {
         self.answers.waiting.note_seen();
     }
 
-    /// What replicas claim that have no node: as many as lack a place, as long as places are looked
-    /// for. Each claim is given to [`Self::reserve_for_replicas`] or [`Self::release`] at its end.
+    /// What pods of replicas claim that have no node, with the owners of the room that is reserved for
+    /// them: as many as lack a place, as long as places are looked for. They are of use together if they
+    /// are of several kinds. Each claim is given to [`Self::reserve_for_replicas`] or [`Self::release`] at
+    /// its end.
     pub(crate) fn claim(
         &mut self,
         rank: SchedulingRank,
         pod_priority: i32,
-        replicas: &PodSet,
-        owner: &ReservationOwner,
+        pods: &[(PodSet, ReservationOwner)],
         may_preempt: bool,
     ) -> CapacityClaim {
-        let missing = self.reservations.missing_of(owner);
-        let count = missing.map_or(replicas.workers, |missing| missing.min(replicas.workers));
-        let shape = self.nodes.shape(replicas);
+        let mut is_reserved = false;
+        let workers = pods.iter().map(|(pod_set, owner)| {
+            let missing = self.reservations.missing_of(owner);
+            is_reserved |= missing.is_some();
+            let count = missing.map_or(pod_set.workers, |missing| missing.min(pod_set.workers));
+            let shape = self.nodes.shape(pod_set);
+            (self.nodes.use_shape(shape), count)
+        });
+        let workers = workers.collect();
         CapacityClaim {
             rank,
             pod_priority,
             is_of_service: true,
+            is_whole: pods.len() > 1,
             may_preempt,
-            is_reserved: missing.is_some(),
-            workers: Box::new([(self.nodes.use_shape(shape), count)]),
+            is_reserved,
+            workers,
         }
     }
 

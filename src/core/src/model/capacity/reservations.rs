@@ -12,8 +12,10 @@ use super::nodes::{Nodes, Shape, ShapeId};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReservationOwner {
     /// The pods of a workload that have no node, and those that were ordered and do not exist
-    /// yet; for a TrainingJob those of a role.
+    /// yet; for a TrainingJob those of a role, and for a service those that are replicas or lead one.
     Workload(Key, Owner),
+    /// The workers of a service's replicas.
+    ReplicaWorkers(Key),
     /// A pod of no workload, by its UID.
     Pod(Name),
 }

@@ -49,6 +49,7 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: Default::default(),
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,

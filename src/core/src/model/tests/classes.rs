@@ -55,6 +55,7 @@ fn service(namespace: &str, selector: BTreeMap<String, String>) -> Event {
         activation: Activation::OnDemand,
         replica: Arc::new(replica),
         grace_seconds: 30,
+        workers: None,
     };
     Event::Service(Key::new(namespace, "chat"), Some(service))
 }

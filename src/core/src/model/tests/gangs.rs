@@ -198,6 +198,7 @@ fn tell_pod(model: &mut Model, node: &str, gpus: i64) {
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: Default::default(),
         scheduling: Scheduling::Queued,
         resident: false,

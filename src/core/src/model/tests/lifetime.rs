@@ -37,6 +37,7 @@ fn service(created: i64) -> Service {
         activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,
+        workers: None,
     }
 }
 
@@ -105,6 +106,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: Default::default(),
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,

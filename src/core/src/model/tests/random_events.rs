@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::super::event::{
     BatchJob, Budget, Counting, Deployment, EngineMeasures, Event, GatewayPod, HeldRequests, Job,
     Key, Measurement, Name, Node, Owner, Pod, PodCreationFailure, PodCreationReport, PodShape,
-    Reading, Role, Rollout, Scheduling, Service,
+    Reading, ReplicaWorkers, Role, Rollout, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::{OnExhausted, Unmanaged};
@@ -154,6 +154,7 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         failure: (more.u8(0..8) == 0).then(|| name("exit code 1")),
         disrupted: more.u8(0..8) == 0,
         made_by: job_uid(&mut more),
+        leader: leader(&mut more),
         owner_name: name(if number.is_multiple_of(2) {
             "Pod/even"
         } else {
@@ -174,6 +175,12 @@ pub(super) fn relabelled(rng: &mut Rng, mut event: Event) -> Event {
         };
     }
     event
+}
+
+/// Whose worker a pod says to be: of most no other one's.
+fn leader(rng: &mut Rng) -> Option<Name> {
+    let uid = format!("uid{}", rng.u8(0..16));
+    (rng.u8(0..4) == 0).then(|| name(&uid))
 }
 
 /// The UID of a Job, or none that is known.
@@ -307,6 +314,15 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
         },
         replica: shape(rng),
         grace_seconds: rng.i64(0..60),
+        workers: {
+            let mut more = more(rng);
+            let count = more.u32(0..4);
+            (count > 0).then(|| ReplicaWorkers {
+                count,
+                shape: shape(&mut more),
+                grace_seconds: more.i64(0..60),
+            })
+        },
     }
 }
 

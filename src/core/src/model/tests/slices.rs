@@ -35,6 +35,7 @@ fn service(min: u32) -> Service {
         activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,
+        workers: None,
     }
 }
 
@@ -101,6 +102,7 @@ fn notebook() -> Pod {
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: "Pod/notebook".into(),
         scheduling: Default::default(),
         resident: false,

@@ -107,6 +107,7 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
         activation: Activation::OnDemand,
         replica: shape(),
         grace_seconds: 30,
+        workers: None,
     };
     model.apply(Event::Service(key(), Some(service)), at(0));
     model.apply(budget(limit, period, useful), at(0));
@@ -197,6 +198,7 @@ fn a_start_is_admitted_from_the_second_on_in_which_stopping_pods_leave_the_money
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: Default::default(),
         scheduling: Scheduling::Queued,
         resident: false,
@@ -254,6 +256,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
         failure: None,
         disrupted: false,
         made_by: None,
+        leader: None,
         owner_name: Default::default(),
         scheduling: Scheduling::Queued,
         resident: false,

@@ -6,6 +6,7 @@ use crate::model::capacity::{CapacityClaim, ReservationOwner};
 use crate::model::cost::pod_set;
 use crate::model::event::{Key, Owner, Service, UNSCHEDULABLE_TIMEOUT};
 use crate::model::preemptible::Priorities;
+use crate::model::replica_pods::pods_without_node;
 use crate::model::state::{Model, count};
 use crate::pod_set::SchedulingRank;
 
@@ -98,10 +99,27 @@ fn claim_of_service(
         namespace: key.namespace.clone(),
         name: key.name.clone(),
     };
-    let (replicas, pod_priority) = (pod_set(&spec.replica, count(claimed)), spec.priority);
     let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
-    let claim = model
-        .capacity
-        .claim(rank, pod_priority, &replicas, &owner, may_preempt);
+    let pods = match &spec.workers {
+        None => vec![(pod_set(&spec.replica, count(claimed)), owner)],
+        // one replica at a time: a part of two serves nobody
+        Some(workers) => {
+            let longest = state
+                .unschedulable
+                .iter()
+                .min_by_key(|(uid, since)| (*since, *uid));
+            let lacks = longest.map(|(uid, _)| pods_without_node(state, &model.pods, uid));
+            let (leaders, others) = lacks.unwrap_or_default();
+            vec![
+                (pod_set(&spec.replica, leaders), owner),
+                (
+                    pod_set(&workers.shape, others),
+                    ReservationOwner::ReplicaWorkers(key.clone()),
+                ),
+            ]
+        }
+    };
+    let pod_priority = spec.priority;
+    let claim = model.capacity.claim(rank, pod_priority, &pods, may_preempt);
     (Some(claim), later)
 }

@@ -128,7 +128,8 @@ fn take_due(model: &mut Model, now: Timestamp) -> bool {
 fn priority_of(model: &Model, owner: &ReservationOwner) -> Option<i32> {
     match owner {
         ReservationOwner::Pod(uid) => Some(model.pods.get(uid)?.pod.shape.priority),
-        ReservationOwner::Workload(key, Owner::Service(_)) => {
+        ReservationOwner::ReplicaWorkers(key)
+        | ReservationOwner::Workload(key, Owner::Service(_)) => {
             Some(model.services.get(key)?.spec.as_ref()?.priority)
         }
         ReservationOwner::Workload(key, _) => Some(model.jobs.get(key)?.spec.as_ref()?.priority),
@@ -190,7 +191,7 @@ fn find_preemptions(model: &Model, claims: Vec<CapacityClaim>, now: Timestamp) -
 
 impl Found {
     /// How many pods of a claim find room once what leaves has left, and those that give way to it have: all
-    /// of a gang, or none.
+    /// of a gang or of a replica of several pods, or none.
     fn place(
         &mut self,
         model: &Model,
@@ -225,7 +226,7 @@ impl Found {
             }
             placed = dry_run.placed(claim, &[]);
         }
-        if !claim.is_of_service && placed < claim.pods() {
+        if claim.is_whole && placed < claim.pods() {
             return 0;
         }
         if placed > 0 {

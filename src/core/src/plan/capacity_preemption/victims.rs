@@ -35,10 +35,10 @@ pub(super) fn choose(
         dry_run.placed(claim, &rooms)
     };
     let all: Vec<usize> = (0..candidates.len()).collect();
-    // a gang starts whole or not at all, and each replica serves
-    let least = match claim.is_of_service {
-        true => placed + 1,
-        false => claim.pods(),
+    // each replica of one pod serves
+    let least = match claim.is_whole {
+        true => claim.pods(),
+        false => placed + 1,
     };
     let most = placed_with(&all);
     if most < least {
@@ -104,7 +104,7 @@ pub(super) fn wants_gpus(model: &Model, claim: &CapacityClaim) -> bool {
                 .services
                 .get(&key)
                 .and_then(|state| state.spec.as_ref());
-            spec.is_some_and(|spec| of_gpus(&spec.replica))
+            spec.is_some_and(|spec| spec.shapes().any(|shape| of_gpus(shape)))
         }
         false => model.jobs.get(&key).is_some_and(has_gpus),
     }

@@ -1,0 +1,195 @@
+//! Replicas of several pods: one pod leads, takes the requests and is marked to leave, and the others are its
+//! workers, which come and go with it. Such a replica counts once, with what all of its pods cost and need.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::budget::RunningCost;
+use crate::money::Money;
+
+use super::cost::{PodIntent, draining_since, is_replica};
+use super::event::{Name, Pod};
+use super::service::{Replica, ServiceState, failed_at, failures};
+use super::state::{PodState, count};
+
+/// The leader of a worker, if it is there: a pod of the same service that is no worker itself and has not
+/// ended.
+fn leader_of<'a>(
+    state: &ServiceState,
+    pods: &'a BTreeMap<Name, PodState>,
+    worker: &Pod,
+) -> Option<(&'a Name, &'a Pod)> {
+    let leader = worker.leader.as_ref()?;
+    let (uid, found) = pods
+        .get_key_value(leader)
+        .filter(|_| state.pods.contains(leader))?;
+    let leads = found.pod.leader.is_none() && found.pod.ended.is_none();
+    leads.then_some((uid, &*found.pod))
+}
+
+/// What becomes of a pod of a service.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct PodFate {
+    /// What it was told, by itself or by what its leader was.
+    pub(super) intent: PodIntent,
+    /// It stops with its leader, whose drain is over.
+    pub(super) has_drained: bool,
+    /// A pod of its replica has a node: the replica is not taken back for nothing.
+    pub(super) is_held: bool,
+}
+
+impl PodFate {
+    /// Whether neither it nor its leader was told to leave.
+    pub(super) fn stays(self) -> bool {
+        self.intent == PodIntent::Run
+    }
+}
+
+/// What becomes of this pod of a service.
+pub(super) fn fate(
+    state: &ServiceState,
+    pods: &BTreeMap<Name, PodState>,
+    uid: &Name,
+    pod: &Pod,
+) -> PodFate {
+    let told = |uid: &Name, pod: &Pod| {
+        let since = draining_since(&state.draining, uid, pod);
+        since.map_or(PodIntent::Run, PodIntent::Drain)
+    };
+    if pod.leader.is_none() {
+        return PodFate {
+            intent: told(uid, pod),
+            has_drained: false,
+            is_held: false,
+        };
+    }
+    let Some((uid, leader)) = leader_of(state, pods, pod) else {
+        // its replica is gone, and nobody will use it
+        return PodFate {
+            intent: PodIntent::Stop,
+            has_drained: true,
+            is_held: true,
+        };
+    };
+    let deleted = leader.deleted_at();
+    PodFate {
+        intent: deleted.map_or_else(|| told(uid, leader), PodIntent::Drain),
+        has_drained: deleted.is_some(),
+        is_held: leader.node.is_some(),
+    }
+}
+
+/// The workers that replicas of a service lack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct MissingWorkers {
+    /// Of replicas whose leader has a node.
+    pub(super) held: u32,
+    /// Of others.
+    pub(super) starting: u32,
+}
+
+impl MissingWorkers {
+    pub(super) fn all(self) -> u32 {
+        self.held.saturating_add(self.starting)
+    }
+}
+
+/// The workers that replicas which stay lack: those that are not made yet, and those that go and come again.
+pub(super) fn missing_workers(
+    state: &ServiceState,
+    pods: &BTreeMap<Name, PodState>,
+) -> MissingWorkers {
+    let workers = state.spec.as_ref().and_then(|spec| spec.workers.as_ref());
+    let mut missing = MissingWorkers::default();
+    let Some(workers) = workers else {
+        return missing;
+    };
+    let there = workers_by_leader(state, pods);
+    for uid in &state.pods {
+        let Some(pod) = pods.get(uid).map(|found| &*found.pod) else {
+            continue;
+        };
+        let stays = draining_since(&state.draining, uid, pod).is_none();
+        if pod.leader.is_some() || !is_replica(pod) || !stays {
+            continue;
+        }
+        let there = there.get(uid).map_or(0, |workers| count(workers.len()));
+        let lacks = workers.count.saturating_sub(there);
+        let sum = match pod.node.is_some() {
+            true => &mut missing.held,
+            false => &mut missing.starting,
+        };
+        *sum = sum.saturating_add(lacks);
+    }
+    missing
+}
+
+/// How many of its own pods a replica lacks a node for, those included that are not made yet: the one that leads
+/// it, and its workers.
+pub(crate) fn pods_without_node(
+    state: &ServiceState,
+    pods: &BTreeMap<Name, PodState>,
+    leader: &Name,
+) -> (u32, u32) {
+    let leads = pods.get(leader).is_some_and(|found| found.pod.is_pending());
+    let there = workers_by_leader(state, pods);
+    let there = there.get(leader).map_or(&[][..], |workers| workers);
+    let bound = there.iter().filter(|pod| pod.node.is_some());
+    let workers = state.spec.as_ref().and_then(|spec| spec.workers.as_ref());
+    let wanted = workers.map_or(0, |workers| workers.count);
+    (
+        u32::from(leads),
+        wanted.saturating_sub(count(bound.count())),
+    )
+}
+
+/// The workers of a service that have neither ended nor been told to stop, by the UIDs of their leaders.
+pub(crate) fn workers_by_leader<'a>(
+    state: &ServiceState,
+    pods: &'a BTreeMap<Name, PodState>,
+) -> BTreeMap<&'a Name, Vec<&'a Pod>> {
+    let mut workers: BTreeMap<&Name, Vec<&Pod>> = BTreeMap::new();
+    let found = state.pods.iter().filter_map(|uid| pods.get(uid));
+    for pod in found.map(|found| &*found.pod) {
+        if let Some(leader) = pod.leader.as_ref().filter(|_| is_replica(pod)) {
+            workers.entry(leader).or_default().push(pod);
+        }
+    }
+    workers
+}
+
+/// Why replicas are not ready that have failed to start, one for each of them, and from when on that counts:
+/// one that waits for its workers fails with the first of these that does.
+pub(crate) fn start_failures(
+    replicas: &[Replica<'_>],
+    workers: &BTreeMap<&Name, Vec<&Pod>>,
+) -> Vec<(String, Timestamp)> {
+    let of_workers = replicas.iter().filter_map(|(uid, leader, _)| {
+        if leader.ready_since.is_some() || leader.start_failure.is_some() {
+            return None;
+        }
+        let workers = workers.get(*uid)?.iter();
+        let failing = workers.filter(|pod| pod.ready_since.is_none());
+        let failing = failing.filter_map(|pod| {
+            let (why, since) = pod.start_failure.as_ref()?;
+            Some((failed_at(*since), &pod.key.name, why))
+        });
+        let (at, name, why) = failing.min()?;
+        Some((format!("pod {name}: {why}"), at))
+    });
+    failures(replicas).into_iter().chain(of_workers).collect()
+}
+
+/// What all pods of a replica cost: one that leads it, and so many others. Both stop at once as far as the
+/// money goes that is kept for that.
+pub(super) fn replica_cost(leader: RunningCost, worker: RunningCost, workers: u32) -> RunningCost {
+    let sum = |leader: Option<Money>, worker: Option<Money>| Some(leader? + worker?.times(workers));
+    RunningCost {
+        rate: sum(leader.rate, worker.rate),
+        stop_rate: sum(leader.stop_rate, worker.stop_rate),
+        stop_seconds: leader.stop_seconds.max(worker.stop_seconds),
+        priority: leader.priority,
+        basis: leader.basis.max(worker.basis),
+    }
+}
