@@ -22,6 +22,8 @@ pub const GATEWAY_LABEL: &str = "bursar.dev/gateway";
 pub const NAMESPACE_LABEL: &str = "bursar.dev/namespace";
 /// Label on SpendRecords: the month.
 pub const MONTH_LABEL: &str = "bursar.dev/month";
+/// Annotation on a pod of a replica of several pods: the UID of the pod that leads it, which has none.
+pub const LEADER_ANNOTATION: &str = "bursar.dev/leader-uid";
 /// Annotation on a pod: since when it has been draining.
 pub const DRAINING_ANNOTATION: &str = "bursar.dev/draining-since";
 /// Annotation on a Job: how often its gang was evicted because some of its workers found no node or

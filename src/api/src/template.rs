@@ -267,6 +267,7 @@ mod tests {
             names::GATEWAY_LABEL,
             names::SPEND_FINALIZER,
             names::DRAINING_ANNOTATION,
+            names::LEADER_ANNOTATION,
             names::DELETION_COST_ANNOTATION,
         ]) {
             assert!(policies.contains(&format!("'{name}'")), "{name}");

@@ -78,6 +78,16 @@ impl Kind {
         }
     }
 
+    /// A kind that its own project defines.
+    fn leader_worker_set() -> Self {
+        Self {
+            api_version: "leaderworkerset.x-k8s.io/v1".to_owned(),
+            kind: "LeaderWorkerSet".to_owned(),
+            plural: "leaderworkersets".to_owned(),
+            has_status: true,
+        }
+    }
+
     /// All kinds that the controllers and gateways use.
     fn all() -> Vec<Self> {
         vec![
@@ -90,6 +100,7 @@ impl Kind {
             Self::of::<Deployment>(true),
             Self::of::<StatefulSet>(true),
             Self::of::<ReplicaSet>(true),
+            Self::leader_worker_set(),
             Self::of::<HorizontalPodAutoscaler>(true),
             Self::of::<Job>(true),
             Self::of::<Pod>(true),

@@ -6,11 +6,12 @@ use crate::request::Target;
 
 /// Whether a resource has it.
 pub(crate) fn has(plural: &str) -> bool {
-    const RESOURCES: [&str; 4] = [
+    const RESOURCES: [&str; 5] = [
         "deployments",
         "statefulsets",
         "replicasets",
         "inferencedeployments",
+        "leaderworkersets",
     ];
     RESOURCES.contains(&plural)
 }

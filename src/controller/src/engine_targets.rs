@@ -279,9 +279,11 @@ fn key(service: &InferenceDeployment) -> Key {
     (namespace.into(), service.name_any().into())
 }
 
+/// Whether a pod has an engine that answers requests: of several pods of a replica the one that leads.
 fn is_replica(pod: &Pod) -> bool {
     pod::label(pod, KIND_LABEL) == Some(WorkloadKind::InferenceDeployment.as_str())
         && pod::label(pod, WORKLOAD_LABEL).is_some()
+        && pod::leader(pod).is_none()
 }
 
 /// The InferenceDeployment that a pod names as its own, whether there is one or not.

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL, is_workload};
+use bursar_api::names::{KIND_LABEL, LEADER_ANNOTATION, WORKLOAD_LABEL, is_workload};
 use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::ledger::ChargeEnd;
@@ -42,6 +42,11 @@ pub(crate) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
         .as_ref()?
         .get(key)
         .map(String::as_str)
+}
+
+/// The UID of the pod that leads its replica, if it is a worker of one of several pods.
+pub(crate) fn leader(pod: &Pod) -> Option<&str> {
+    annotation(pod, LEADER_ANNOTATION)
 }
 
 /// True if the pod carries this finalizer.

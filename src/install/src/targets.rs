@@ -3,8 +3,8 @@
 
 use bursar_api::InferenceDeployment;
 use bursar_api::names::{
-    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, KIND_LABEL, SERVING_LABEL, TARGET_FINALIZER,
-    WORKLOAD_LABEL,
+    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, KIND_LABEL, LEADER_ANNOTATION, SERVING_LABEL,
+    TARGET_FINALIZER, WORKLOAD_LABEL,
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{
@@ -124,10 +124,17 @@ async fn remove_labels(client: &Client, object: &DynamicObject) -> Result<(), ku
     let selected = format!("{KIND_LABEL}=InferenceDeployment,{WORKLOAD_LABEL}={name}");
     let selected = ListParams::default().labels(&selected);
     for pod in pods.list_metadata(&selected).await? {
+        // a worker of a replica of several pods gets no requests
+        let serving = match pod.annotations().contains_key(LEADER_ANNOTATION) {
+            true => &Value::Null,
+            false => &serving,
+        };
         let metadata = json!({
             "uid": pod.uid(),
             "labels": {KIND_LABEL: null, WORKLOAD_LABEL: null, SERVING_LABEL: serving},
-            "annotations": {DRAINING_ANNOTATION: null, DELETION_COST_ANNOTATION: null},
+            "annotations": {
+                DRAINING_ANNOTATION: null, DELETION_COST_ANNOTATION: null, LEADER_ANNOTATION: null,
+            },
         });
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let params = PatchParams::default();

@@ -76,6 +76,7 @@ pub(super) fn pod(
         failure: pod_failure::of_worker(pod).map(Into::into),
         disrupted: pod_failure::is_disrupted(pod),
         made_by: pod::maker(pod).map(Into::into),
+        leader: pod::leader(pod).map(Into::into),
         owner_name: match workload.map(|workload| workload.kind) {
             Some(WorkloadKind::Unmanaged) => pod::owner(pod).into(),
             _ => Default::default(),

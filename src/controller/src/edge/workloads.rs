@@ -7,7 +7,7 @@ use bursar_api::template::grace_seconds;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{BudgetRecord, OnExhausted, Unmanaged};
 use bursar_core::calendar::Period;
-use bursar_core::model::event::{BatchJob, Budget, Event, Name, Service};
+use bursar_core::model::event::{BatchJob, Budget, Event, Name, ReplicaWorkers, Service};
 use bursar_core::model::{DEFAULT_WEIGHT, Key};
 use bursar_core::money::{Money, NANOS};
 use bursar_core::scaling::Activation;
@@ -114,6 +114,16 @@ impl WorkloadReader<'_> {
             },
             replica: self.claims.shape(self.context, &key.namespace, &spec),
             grace_seconds: grace_seconds(template),
+            workers: target
+                .and_then(|target| target.workers.as_ref())
+                .map(|workers| ReplicaWorkers {
+                    count: workers.count,
+                    shape: {
+                        let spec = workers.template.spec.clone().unwrap_or_default();
+                        self.claims.shape(self.context, &key.namespace, &spec)
+                    },
+                    grace_seconds: grace_seconds(&workers.template),
+                }),
         })
     }
 
@@ -262,7 +272,8 @@ impl WorkloadReader<'_> {
         let pods = workload.map(|workload| index.pods_of(&self.context.stores.pods, &workload));
         let ready = pods.into_iter().flatten().filter(|pod| {
             let serves = !by_label || pod::label(pod, SERVING_LABEL).is_some();
-            takes_requests && serves && pod::is_ready(pod)
+            let leads = pod::leader(pod).is_none();
+            takes_requests && leads && serves && pod::is_ready(pod)
         });
         let ready = ready.map(|pod| pod::uid(&pod).into()).collect();
         Event::Endpoints(key.clone(), ready)

@@ -1,5 +1,7 @@
 //! What an InferenceDeployment's status says.
 
+use std::collections::BTreeMap;
+
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::{
     self, ConditionState, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, WITHIN_BUDGET, pods_healthy,
@@ -77,7 +79,7 @@ pub(crate) fn next(
         .collect();
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let replicas = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let ready = alive.iter().filter(|pod| pod::is_ready(pod)).count();
+    let (all, ready) = replicas_of(&alive, parts.target.workers);
     let selector: Vec<String> =
         super::build::labels(WorkloadKind::InferenceDeployment, &object.name_any())
             .into_iter()
@@ -85,7 +87,7 @@ pub(crate) fn next(
             .collect();
     let mut status = InferenceDeploymentStatus {
         observed_generation: object.metadata.generation,
-        replicas: count(alive.len()),
+        replicas: count(all),
         ready_replicas: count(ready),
         desired_replicas: replicas(decision.desired),
         allowed_replicas: replicas(decision.allowed),
@@ -135,6 +137,23 @@ pub(crate) fn next(
         changes_at: health::changes_at(parts.pods, parts.now),
     };
     pacing.next(object, object.status.as_ref(), status, change, parts.now)
+}
+
+/// How many replicas these pods are, and how many of them are ready: of several pods if all of these are there and
+/// ready.
+fn replicas_of(alive: &[&&Pod], workers: u32) -> (usize, usize) {
+    let mut ready_workers: BTreeMap<&str, u32> = BTreeMap::new();
+    for pod in alive.iter().filter(|pod| pod::is_ready(pod)) {
+        if let Some(leader) = pod::leader(pod) {
+            *ready_workers.entry(leader).or_default() += 1;
+        }
+    }
+    let leaders = alive.iter().filter(|pod| pod::leader(pod).is_none());
+    let is_ready = |pod: &&&&Pod| {
+        let there = ready_workers.get(pod::uid(pod)).copied().unwrap_or(0);
+        pod::is_ready(pod) && there >= workers
+    };
+    (leaders.clone().count(), leaders.filter(is_ready).count())
 }
 
 /// A status without what follows pods or readings, and without figures.

@@ -6,8 +6,10 @@
 //! | [`registry`] | what is known of each target, and what is read next |
 //! | [`target`], [`state`], [`view`], [`pod_owner`] | the values of that: one as read, all, one with its problem, and whose a pod may be |
 //! | [`autoscalers`] | which HorizontalPodAutoscalers of a namespace scale what |
+//! | [`leader_worker_set`] | replicas of several pods |
 //! | [`read`] | one read of a target: its template, its replicas, who else scales it |
 //! | [`service`] | the Service of a `serviceRef` |
+//! | [`pod_maker`] | what made a pod, and what made that |
 //! | [`replica_pods`] | the pods of a target get the labels of replicas |
 //! | [`apply`] | orders, and the gateways' endpoints |
 //! | [`release`] | replicas are given back |
@@ -21,6 +23,8 @@
 
 pub(crate) mod apply;
 mod autoscalers;
+mod leader_worker_set;
+mod pod_maker;
 mod pod_owner;
 mod read;
 mod registry;

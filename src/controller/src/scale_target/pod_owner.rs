@@ -14,10 +14,26 @@ use crate::pod;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Controller {
     pub(super) uid: Name,
-    /// The name of a ReplicaSet, which may have an owner of its own.
-    pub(super) replica_set: Option<String>,
+    /// What it is, if that may have an owner of its own.
+    pub(super) maker: Option<Maker>,
     /// The name of the pod.
     pub(super) pod: String,
+}
+
+/// What makes pods for a workload that owns it, as its kind and its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Maker {
+    pub(super) kind: MakerKind,
+    pub(super) name: String,
+}
+
+/// The kinds of such objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MakerKind {
+    /// Of a Deployment, or of a kind like it.
+    ReplicaSet,
+    /// Of a LeaderWorkerSet, or of the leader of one of its groups.
+    StatefulSet,
 }
 
 /// Whose a pod is.
@@ -27,8 +43,8 @@ pub(super) enum PodOwner {
     Replica(Key),
     /// Nobody's target, as far as targets are known.
     Other,
-    /// That of a ReplicaSet, which is not known yet.
-    ReplicaSet(String),
+    /// That of an object of which it is not known yet who made it.
+    Made(Maker),
     /// Not all targets of the namespace were found.
     Unknown,
 }
@@ -36,10 +52,18 @@ pub(super) enum PodOwner {
 fn controller(pod: &Pod) -> Option<Controller> {
     let mut owners = pod.owner_references().iter();
     let owner: &OwnerReference = owners.find(|owner| owner.controller == Some(true))?;
-    let is_replica_set = owner.kind == "ReplicaSet" && owner.api_version.starts_with("apps/");
+    let kind = match owner.kind.as_str() {
+        _ if !owner.api_version.starts_with("apps/") => None,
+        "ReplicaSet" => Some(MakerKind::ReplicaSet),
+        "StatefulSet" => Some(MakerKind::StatefulSet),
+        _ => None,
+    };
     Some(Controller {
         uid: owner.uid.as_str().into(),
-        replica_set: is_replica_set.then(|| owner.name.clone()),
+        maker: kind.map(|kind| Maker {
+            kind,
+            name: owner.name.clone(),
+        }),
         pod: pod.name_any(),
     })
 }

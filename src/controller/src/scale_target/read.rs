@@ -15,13 +15,21 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::autoscalers::Autoscalers;
+use super::leader_worker_set::{self, Group};
 use super::service::{FrontService, ServiceProblem, front};
 use super::target::{self, ScaleTarget, TargetProblem};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::{health, rollout};
 
-/// Kinds that make several pods, or further workloads, for one replica.
-const NOT_ONE_POD: [&str; 2] = ["leaderworkerset.x-k8s.io", "jobset.x-k8s.io"];
+/// Kinds that make further workloads for one replica.
+const NOT_ONE_WORKLOAD: [&str; 2] = ["disaggregatedset.x-k8s.io", "jobset.x-k8s.io"];
+
+/// Kinds that decide over the replicas of what they make.
+const MAKERS_OF_TARGETS: [&str; 3] = [
+    leader_worker_set::GROUP,
+    NOT_ONE_WORKLOAD[0],
+    NOT_ONE_WORKLOAD[1],
+];
 
 /// What is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,9 +152,9 @@ async fn read_target(
     wanted: &Wanted,
 ) -> Result<(ScaleTarget, Option<TargetProblem>), TargetProblem> {
     let reference = &wanted.target;
-    if NOT_ONE_POD.contains(&reference.group()) {
+    if NOT_ONE_WORKLOAD.contains(&reference.group()) {
         let why = format!(
-            "a replica of {reference} has several pods, which this version cannot count: scale it without Bursar"
+            "a replica of {reference} is several workloads, which this version cannot count: scale it without Bursar"
         );
         return Err(TargetProblem::new(target_ready::KIND_NOT_SUPPORTED, why));
     }
@@ -157,14 +165,28 @@ async fn read_target(
     let found = found.map_err(|error| unread(reference, &resource, &error, "get"))?;
     let scale = with_timeout("get scale of target", api.get_scale(name)).await;
     let scale = scale.map_err(|error| unread(reference, &resource, &error, "get the scale of"))?;
-    let (template, unsupported) = match template(&found, reference) {
-        Ok(template) => {
-            let checked = check_template(&template, reference);
-            (template, checked.err())
-        }
-        Err(problem) => (PodTemplateSpec::default(), Some(problem)),
+    let is_group = leader_worker_set::is(reference);
+    let group = match is_group {
+        true => leader_worker_set::group(&found, reference),
+        false => template(&found, reference).map(|template| Group {
+            leader: template,
+            workers: None,
+        }),
     };
-    let selector = selector(&found, reference);
+    let checked = group.and_then(|group| {
+        let checked = check_template(&group.leader, reference);
+        Ok((group, checked.err()))
+    });
+    let (group, mut unsupported) =
+        checked.unwrap_or_else(|problem| (Group::default(), Some(problem)));
+    let selector = match is_group {
+        true => Ok(leader_worker_set::selector(name)),
+        false => selector(&found, reference),
+    };
+    if is_group && unsupported.is_none() {
+        let checked = leader_worker_set::check_rights(client, &wanted.namespace, reference).await;
+        unsupported = checked.err();
+    }
     let problem = check_owner(&found, reference).err().or(unsupported);
     let problem = problem.or(selector.as_ref().err().cloned());
     let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
@@ -174,7 +196,8 @@ async fn read_target(
         name: name.clone(),
         state: state(&found, &resource, replicas),
         resource,
-        template,
+        template: group.leader,
+        workers: group.workers,
         // without one no pod is a replica
         selector: selector.unwrap_or_default(),
         front: None,
@@ -217,14 +240,13 @@ fn unread(
     TargetProblem::new(target_ready::NOT_READ, why)
 }
 
-/// Who made an object decides over its replicas, if that is Bursar or a kind whose replicas are several
-/// pods.
+/// Who made an object decides over its replicas, if that is Bursar or one of these kinds.
 fn check_owner(found: &DynamicObject, reference: &TargetRef) -> Result<(), TargetProblem> {
     let mut owners = found.owner_references().iter();
     let decides = owners.find(|owner| {
         let group = owner.api_version.split('/').next().unwrap_or_default();
         owner.controller == Some(true)
-            && (group == bursar_api::names::GROUP || NOT_ONE_POD.contains(&group))
+            && (group == bursar_api::names::GROUP || MAKERS_OF_TARGETS.contains(&group))
     });
     match decides {
         None => Ok(()),
@@ -289,9 +311,11 @@ fn state(found: &DynamicObject, resource: &ApiResource, replicas: u32) -> Deploy
     let is_of =
         |known: ApiResource| (&known.group, &known.kind) == (&resource.group, &resource.kind);
     let is_stateful = is_of(ApiResource::erase::<StatefulSet>(&()));
+    // groups have ordinals from 0 on
+    let is_group = resource.group == leader_worker_set::GROUP;
     let mut state = DeploymentState {
         replicas,
-        first_ordinal: is_stateful.then(|| {
+        first_ordinal: (is_stateful || is_group).then(|| {
             let start = found.data.pointer("/spec/ordinals/start");
             let start = start.and_then(serde_json::Value::as_u64);
             start
@@ -308,6 +332,8 @@ fn state(found: &DynamicObject, resource: &ApiResource, replicas: u32) -> Deploy
     } else if is_stateful {
         let found: Option<StatefulSet> = typed(found);
         state.rollout = found.as_ref().and_then(rollout::of_stateful_set);
+    } else if is_group {
+        state.rollout = leader_worker_set::rollout(found);
     }
     state
 }

@@ -14,7 +14,8 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::sync::Notify;
 
-use super::pod_owner::{PodOwner, created, unlabelled};
+use super::pod_maker::MadeBy;
+use super::pod_owner::{Maker, PodOwner, created, unlabelled};
 use super::read::{Reading, Wanted};
 use super::state::{Entry, State, UnlabelledPod, after, target_key};
 use super::view::TargetView;
@@ -34,21 +35,27 @@ const MISSING_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 const SETTLE: SignedDuration = SignedDuration::from_secs(1);
 /// A pod that may be a target's is in no other account for this long after its creation.
 const OWNER_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
-/// The wait after the first failure to label a pod or to read its ReplicaSet, and the longest.
+/// The wait after the first failure to label a pod or to read what made it, and the longest.
 const FIRST_RETRY: SignedDuration = SignedDuration::from_millis(500);
 const LONGEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
-/// ReplicaSets of which it is remembered who made them.
-const MAX_REPLICA_SETS: usize = 20_000;
+/// ReplicaSets and StatefulSets of which it is remembered who made them.
+const MAX_MAKERS: usize = 20_000;
 
 /// What is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Work {
     /// Read the target of this service.
     Read(Key, Wanted),
-    /// Read who made the ReplicaSet of this name and UID, of which a pod is.
-    ReadReplicaSet { pod: Key, name: String, uid: Name },
-    /// Give this pod of this UID the labels of a replica of the service.
-    Label { pod: Key, uid: Name, service: Key },
+    /// Read who made what a pod is made by, and that has this UID.
+    ReadMaker { pod: Key, maker: Maker, uid: Name },
+    /// Give this pod of this UID the labels of a replica of the service, or of a worker of the one that
+    /// the pod of the other UID leads.
+    Label {
+        pod: Key,
+        uid: Name,
+        service: Key,
+        leader: Option<Name>,
+    },
     /// The pods of no workload of this namespace have one more.
     Disown(Name),
 }
@@ -223,7 +230,7 @@ impl ScaleTargets {
         };
         matches!(
             state.owner(&namespace, &controller),
-            PodOwner::Replica(_) | PodOwner::ReplicaSet(_)
+            PodOwner::Replica(_) | PodOwner::Made(_)
         )
     }
 
@@ -280,16 +287,18 @@ impl ScaleTargets {
             let end = after(pod.created, OWNER_TIMEOUT);
             match state.owner(&key.namespace, &pod.controller) {
                 PodOwner::Replica(service) => {
+                    let leader = state.leader(&pod.controller);
                     return Some(Work::Label {
                         pod: key,
                         uid: pod.uid,
                         service,
+                        leader,
                     });
                 }
-                PodOwner::ReplicaSet(name) => {
-                    return Some(Work::ReadReplicaSet {
+                PodOwner::Made(maker) => {
+                    return Some(Work::ReadMaker {
                         pod: key,
-                        name,
+                        maker,
                         uid: pod.controller.uid,
                     });
                 }
@@ -361,14 +370,14 @@ impl ScaleTargets {
         is_new
     }
 
-    /// Takes who made a ReplicaSet, of which a pod is.
-    pub(super) fn note_replica_set(&self, pod: &Key, uid: &Name, made_by: Name, now: Timestamp) {
+    /// Takes who made what a pod is made by.
+    pub(super) fn note_maker(&self, pod: &Key, uid: &Name, made_by: MadeBy, now: Timestamp) {
         let mut state = lock(&self.state);
-        if state.replica_sets.len() >= MAX_REPLICA_SETS {
-            state.replica_sets.clear();
+        if state.makers.len() >= MAX_MAKERS {
+            state.makers.clear();
         }
         let known = (pod.namespace.clone(), made_by);
-        state.replica_sets.insert(uid.clone(), known);
+        state.makers.insert(uid.clone(), known);
         state.schedule_pod(pod, now);
     }
 
@@ -383,7 +392,7 @@ impl ScaleTargets {
         *state.releases.entry(key.clone()).or_insert(now)
     }
 
-    /// A pod could not be labelled, or its ReplicaSet not be read: it is tried again later.
+    /// A pod could not be labelled, or what made it not be read: it is tried again later.
     pub(super) fn note_failure(&self, pod: &Key, now: Timestamp) {
         let mut state = lock(&self.state);
         if let Some(found) = state.pods.get_mut(pod) {

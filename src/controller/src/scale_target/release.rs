@@ -5,8 +5,8 @@
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::target_ready;
 use bursar_api::names::{
-    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, KIND_LABEL, SERVING_LABEL, TARGET_FINALIZER,
-    WORKLOAD_LABEL,
+    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, KIND_LABEL, LEADER_ANNOTATION, SERVING_LABEL,
+    TARGET_FINALIZER, WORKLOAD_LABEL,
 };
 use bursar_core::model::Key;
 use jiff::{SignedDuration, Timestamp};
@@ -24,6 +24,7 @@ use crate::gateways;
 use crate::inference::gateway_slices::empty_slices;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
+use crate::pod;
 
 /// What cannot be given back holds its InferenceDeployment for so long.
 const TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
@@ -145,10 +146,17 @@ async fn remove_labels(
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     for pod in pods {
+        // a worker gets no requests
+        let serving = match pod::leader(&pod) {
+            Some(_) => &Value::Null,
+            None => &serving,
+        };
         let metadata = json!({
             "uid": pod.uid(),
             "labels": {KIND_LABEL: null, WORKLOAD_LABEL: null, SERVING_LABEL: serving},
-            "annotations": {DRAINING_ANNOTATION: null, DELETION_COST_ANNOTATION: null},
+            "annotations": {
+                DRAINING_ANNOTATION: null, DELETION_COST_ANNOTATION: null, LEADER_ANNOTATION: null,
+            },
         });
         let (name, params) = (pod.name_any(), PatchParams::default());
         let patch = Patch::Merge(json!({"metadata": metadata}));

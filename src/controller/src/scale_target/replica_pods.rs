@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_api::names::{KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL};
+use bursar_api::names::{KIND_LABEL, LEADER_ANNOTATION, SERVING_LABEL, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::model::{Key, Name};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
@@ -19,14 +18,14 @@ use kube::core::{Selector, SelectorExt};
 use serde_json::json;
 
 use super::registry::Work;
-use super::{is_recorded, read};
+use super::{is_recorded, pod_maker, read};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::{CacheChange, CacheChanges, CachedKind, Trigger, cached};
 use crate::context::Context;
 
 /// Reads of targets at a time.
 const MAX_READS: usize = 8;
-/// Pods that are labelled, and ReplicaSets that are read, at a time.
+/// Pods that are labelled, and what made pods is read, at a time.
 const MAX_PODS: usize = 16;
 /// The pause of each such place after a read: 50 reads a second are the most of all places together.
 const PAUSE: Duration = Duration::from_millis(160);
@@ -109,9 +108,10 @@ async fn perform(
             let is_new = targets.note_read(key, wanted, reading, clock());
             is_new.then(|| CacheChange::Object(CachedKind::InferenceDeployment, key.clone()))
         }
-        Work::ReadReplicaSet { pod, name, uid } => {
-            match replica_set_owner(context, &pod.namespace, name, uid).await {
-                Ok(Some(made_by)) => targets.note_replica_set(pod, uid, made_by, clock()),
+        Work::ReadMaker { pod, maker, uid } => {
+            let found = pod_maker::made_by(&context.client, &pod.namespace, (maker, uid)).await;
+            match found {
+                Ok(Some(made_by)) => targets.note_maker(pod, uid, made_by, clock()),
                 // it may get an owner later, so this is not remembered
                 Ok(None) => disown(context, pod),
                 Err(error) => {
@@ -121,8 +121,13 @@ async fn perform(
             }
             None
         }
-        Work::Label { pod, uid, service } => {
-            match label(context, pod, uid, service).await {
+        Work::Label {
+            pod,
+            uid,
+            service,
+            leader,
+        } => {
+            match label(context, (pod, uid), service, leader.as_ref()).await {
                 Ok(true) => {}
                 Ok(false) => disown(context, pod),
                 Err(error) => {
@@ -165,31 +170,15 @@ fn warn(pod: &Key, error: &ApiError, what: &str) {
     tracing::warn!(namespace, name, %error, "{what}");
 }
 
-/// The UID of what made a ReplicaSet; `None` if nothing did, or it is gone.
-async fn replica_set_owner(
-    context: &Context,
-    namespace: &str,
-    name: &str,
-    uid: &Name,
-) -> Result<Option<Name>, ApiError> {
-    let api: Api<ReplicaSet> = Api::namespaced(context.client.clone(), namespace);
-    let found = match with_timeout("get ReplicaSet", api.get_metadata(name)).await {
-        Ok(found) => found,
-        Err(ApiError::Gone { .. }) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut owners = found.owner_references().iter();
-    let owner = owners.find(|owner| owner.controller == Some(true));
-    let is_it = found.metadata.uid.as_deref() == Some(&**uid);
-    Ok(owner
-        .filter(|_| is_it)
-        .map(|owner| owner.uid.as_str().into()))
-}
-
-/// Gives a pod the labels of a replica, once its service has the finalizer that takes them away again, and
+/// Gives a pod the labels of a replica, or of a worker of the one that `leader` leads, once its service has the finalizer that takes them away again, and
 /// whether the service is paused or not: a Service may select by them. Returns whether it is a replica, by the
 /// labels that the target selects.
-async fn label(context: &Context, pod: &Key, uid: &Name, service: &Key) -> Result<bool, ApiError> {
+async fn label(
+    context: &Context,
+    (pod, uid): (&Key, &Name),
+    service: &Key,
+    leader: Option<&Name>,
+) -> Result<bool, ApiError> {
     let call = "label replica";
     let object = cached(&context.stores.services, service);
     let is_held = object
@@ -208,14 +197,18 @@ async fn label(context: &Context, pod: &Key, uid: &Name, service: &Key) -> Resul
     if !selector.is_ok_and(|selector| selector.matches(live.labels())) {
         return Ok(false);
     }
-    let metadata = json!({
+    let mut metadata = json!({
         "uid": &**uid,
         "labels": {
             KIND_LABEL: WorkloadKind::InferenceDeployment.as_str(),
             WORKLOAD_LABEL: &*service.name,
-            SERVING_LABEL: "true",
         },
     });
+    match leader {
+        None => metadata["labels"][SERVING_LABEL] = json!("true"),
+        // requests go to the leader
+        Some(leader) => metadata["annotations"] = json!({LEADER_ANNOTATION: &**leader}),
+    }
     let (patch, params) = (
         Patch::Merge(json!({"metadata": metadata})),
         PatchParams::default(),

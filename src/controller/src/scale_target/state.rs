@@ -8,7 +8,9 @@ use bursar_api::inference::TargetRef;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 
-use super::pod_owner::{Controller, PodOwner};
+use super::leader_worker_set;
+use super::pod_maker::MadeBy;
+use super::pod_owner::{Controller, MakerKind, PodOwner};
 use super::read::{Reading, Wanted};
 use super::service::ServiceProblem;
 use super::target::{ScaleTarget, TargetProblem};
@@ -57,8 +59,8 @@ pub(super) struct State {
     pub(super) reads: BTreeSet<(Timestamp, Key)>,
     pub(super) pods: BTreeMap<Key, UnlabelledPod>,
     pub(super) due_pods: BTreeSet<(Timestamp, Key)>,
-    /// The UIDs of ReplicaSets, their namespaces, and the UIDs of what made them.
-    pub(super) replica_sets: HashMap<Name, (Name, Name)>,
+    /// The UIDs of ReplicaSets and StatefulSets, their namespaces, and who made them.
+    pub(super) makers: HashMap<Name, (Name, MadeBy)>,
     /// Namespaces of which a target became known: any of their pods may be its own.
     pub(super) to_scan: BTreeSet<Name>,
     /// Services whose target has changed, but for its replicas and its rollout.
@@ -87,19 +89,26 @@ pub(super) fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {
     now.saturating_add(wait).unwrap_or(now)
 }
 
-/// Whether pods with this controller may be replicas of a target, which owns it, or the pod itself if it
-/// `is_direct`: as the controllers of its kind make them.
-fn may_own(target: &TargetKey, controller: &Controller, is_direct: bool) -> bool {
+/// Whether pods with this controller may be replicas of a target, which owns the pods or `through` what made
+/// them: as the controllers of its kind make them.
+fn may_own(target: &TargetKey, controller: &Controller, through: Option<&MadeBy>) -> bool {
     let (_, group, kind, name) = target;
+    let is_direct = through.is_none();
+    let made_by = controller.maker.as_ref().map(|maker| maker.kind);
     let has_ordinal = || {
         let ordinal = controller.pod.strip_prefix(name.as_str());
         let ordinal = ordinal.and_then(|rest| rest.strip_prefix('-'));
         ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
     };
     match (group.as_str(), kind.as_str()) {
-        ("apps", "Deployment") => !is_direct,
+        ("apps", "Deployment") => !is_direct && made_by == Some(MakerKind::ReplicaSet),
         ("apps", "StatefulSet") => is_direct && has_ordinal(),
-        _ => true,
+        (leader_worker_set::GROUP, leader_worker_set::KIND) => {
+            let is_worker = through.is_some_and(|made_by| made_by.leader.is_some());
+            let is_made = !is_direct && made_by == Some(MakerKind::StatefulSet);
+            is_made && (is_worker || has_ordinal())
+        }
+        _ => is_direct || made_by == Some(MakerKind::ReplicaSet),
     }
 }
 
@@ -123,22 +132,24 @@ impl State {
     }
 
     pub(super) fn owner(&self, namespace: &Name, controller: &Controller) -> PodOwner {
-        let replica_of = |uid: &Name, is_direct: bool| {
+        let replica_of = |uid: &Name, through: Option<&MadeBy>| {
             let target = self.by_uid.get(uid)?;
             let service = self.oldest(target)?;
             let read = self.services.get(service)?.read.as_ref()?;
             // what is made while it must not be scaled is nobody's, and budgets may evict it
             let is_held = read.problem.as_ref().is_some_and(TargetProblem::stands);
-            (!is_held && may_own(target, controller, is_direct)).then(|| service.clone())
+            (!is_held && may_own(target, controller, through)).then(|| service.clone())
         };
-        if let Some(service) = replica_of(&controller.uid, true) {
+        if let Some(service) = replica_of(&controller.uid, None) {
             return PodOwner::Replica(service);
         }
-        let made_by = self.replica_sets.get(&controller.uid);
-        match (&controller.replica_set, made_by) {
-            (Some(name), None) => return PodOwner::ReplicaSet(name.clone()),
-            (Some(_), Some((_, uid))) => {
-                if let Some(service) = replica_of(uid, false) {
+        let made_by = self.makers.get(&controller.uid);
+        match (&controller.maker, made_by) {
+            (Some(maker), None) if self.may_make(namespace, maker.kind) => {
+                return PodOwner::Made(maker.clone());
+            }
+            (Some(_), Some((_, made_by))) => {
+                if let Some(service) = replica_of(&made_by.owner, Some(made_by)) {
                     return PodOwner::Replica(service);
                 }
             }
@@ -152,6 +163,23 @@ impl State {
             true => PodOwner::Other,
             false => PodOwner::Unknown,
         }
+    }
+
+    /// Whether objects of this kind may make pods for a target of the namespace.
+    fn may_make(&self, namespace: &Name, kind: MakerKind) -> bool {
+        let mut entries = self.in_namespace(namespace);
+        match kind {
+            MakerKind::ReplicaSet => true,
+            MakerKind::StatefulSet => {
+                entries.any(|(_, entry)| leader_worker_set::is(&entry.wanted.target))
+            }
+        }
+    }
+
+    /// The UID of the pod that leads the group of a worker with this controller.
+    pub(super) fn leader(&self, controller: &Controller) -> Option<Name> {
+        let (_, made_by) = self.makers.get(&controller.uid)?;
+        made_by.leader.clone()
     }
 
     /// Whether no pod of its namespace may be a replica of a service and lacks the labels.
@@ -169,7 +197,7 @@ impl State {
         let is_others = |pod: &UnlabelledPod| match self.owner(&key.namespace, &pod.controller) {
             PodOwner::Replica(service) => service != *key,
             PodOwner::Other | PodOwner::Unknown => true,
-            PodOwner::ReplicaSet(_) => false,
+            PodOwner::Made(_) => false,
         };
         is_known && !self.to_scan.contains(&key.namespace) && pods.all(|(_, pod)| is_others(pod))
     }
@@ -368,8 +396,8 @@ impl State {
         self.by_uid.retain(|_, other| *other != target);
         self.by_uid.insert(uid, target);
         // a ReplicaSet may have been adopted by the Deployment of the new UID
-        let replica_sets = &mut self.replica_sets;
-        replica_sets.retain(|_, (namespace, _)| *namespace != key.namespace);
+        let makers = &mut self.makers;
+        makers.retain(|_, (namespace, _)| *namespace != key.namespace);
         self.to_scan.insert(key.namespace.clone());
     }
 }

@@ -22,6 +22,8 @@ use crate::context::Context;
 pub(crate) struct TargetParts {
     pub(crate) status: Option<TargetStatus>,
     pub(crate) conditions: Vec<ConditionState>,
+    /// How many workers each replica has beside the pod that leads it.
+    pub(crate) workers: u32,
     /// Why the cluster refuses to make pods.
     pub(crate) creation_failure: Option<String>,
 }
@@ -49,6 +51,9 @@ pub(crate) fn parts(context: &Context, key: &Key, object: &InferenceDeployment) 
     TargetParts {
         status: target.map(|target| target_status(object, target)).or(known),
         conditions: conditions(object, &view),
+        workers: target
+            .and_then(|target| target.workers.as_ref())
+            .map_or(0, |workers| workers.count),
         creation_failure: failure.map(|failure| failure.why.to_string()),
     }
 }

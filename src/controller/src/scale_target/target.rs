@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, ResourceExt};
 
+use super::leader_worker_set::Workers;
 use super::service::{FrontService, ServiceProblem};
 
 /// A workload that is scaled, as last read.
@@ -18,7 +19,10 @@ pub(crate) struct ScaleTarget {
     pub(crate) uid: Name,
     pub(crate) name: String,
     pub(crate) resource: ApiResource,
+    /// That of its pods; of several pods of a replica, of the one that leads.
     pub(crate) template: PodTemplateSpec,
+    /// The other pods of a replica, where that is several.
+    pub(crate) workers: Option<Workers>,
     /// The labels that its pods have.
     pub(crate) selector: LabelSelector,
     /// Its replicas and its rollout.

@@ -354,9 +354,9 @@ async fn a_target_that_cannot_be_scaled_is_named_with_what_helps() {
             "install its definition",
         ),
         (
-            json!({"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "name": "old"}),
+            json!({"apiVersion": "jobset.x-k8s.io/v1", "kind": "JobSet", "name": "old"}),
             "KindNotSupported",
-            "several pods",
+            "several workloads",
         ),
     ] {
         let mut stage = Stage::new(Faults::default()).await;

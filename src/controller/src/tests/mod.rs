@@ -9,6 +9,7 @@ mod adopted_job_kinds;
 mod adopted_job_pods;
 mod adopted_jobs;
 mod adoption;
+mod adoption_groups;
 mod budget_changes;
 mod budgets;
 mod claims;

@@ -60,6 +60,7 @@ fn metadata(rng: &mut Rng, name: &str) -> Value {
     }
     for key in [
         "bursar.dev/draining-since",
+        "bursar.dev/leader-uid",
         "bursar.dev/spec-hash",
         "bursar.dev/restart-at",
         "other/key",

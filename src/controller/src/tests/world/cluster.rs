@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::journal::PodLifetime;
-use super::{GPUS, World};
+use super::{GPUS, LeaderWorkerSet, World};
 use crate::pod;
 use crate::training::job::finished;
 
@@ -36,6 +36,7 @@ impl World {
         self.collect_garbage().await;
         if !self.slow || self.now.as_second() % 3 == 0 {
             self.deployments().await;
+            self.leader_worker_sets().await;
             self.stateful_sets().await;
         }
         if !self.slow || self.now.as_second() % 3 == 0 {
@@ -63,6 +64,11 @@ impl World {
         self.sweep::<ReplicaSet>(&owners).await;
         let sets: Vec<ReplicaSet> = self.server.objects();
         owners.extend(sets.iter().filter_map(ResourceExt::uid));
+        let groups: Vec<LeaderWorkerSet> = self.server.objects();
+        let pods = self.pods();
+        let mut makers: Vec<String> = groups.iter().filter_map(ResourceExt::uid).collect();
+        makers.extend(pods.iter().filter_map(ResourceExt::uid));
+        self.sweep::<StatefulSet>(&makers).await;
         let sets: Vec<StatefulSet> = self.server.objects();
         owners.extend(sets.iter().filter_map(ResourceExt::uid));
         owners.extend(jobs.iter().filter_map(ResourceExt::uid));
@@ -169,7 +175,14 @@ impl World {
                 .into_iter()
                 .filter(|pod| is_owned(pod, &set))
                 .collect();
-            let first = (0..wanted).map(name).find(|name| !there(&pods, name));
+            let start = set
+                .spec
+                .ordinals
+                .as_ref()
+                .and_then(|ordinals| ordinals.start);
+            let start = start.unwrap_or(0);
+            let mut ordinals = (start..start + wanted).map(name);
+            let first = ordinals.find(|name| !there(&pods, name));
             if let Some(first) = first {
                 let mut template = set.spec.template.clone();
                 template.metadata.get_or_insert_default().name = Some(first);
@@ -181,6 +194,13 @@ impl World {
                 .map(name)
                 .find(|name| there(&self.alive(&set), name));
             if let Some(surplus) = surplus.filter(|_| last > usize::try_from(wanted).unwrap()) {
+                let mut alive = self.alive(&set).into_iter();
+                let serves = |pod: Pod| {
+                    pod.name_any() == surplus && pod.labels().contains_key(SERVING_LABEL)
+                };
+                if alive.any(serves) {
+                    self.cut.push(surplus.clone());
+                }
                 self.delete::<Pod>(&surplus).await;
             }
             let status = json!({"status": {"replicas": wanted, "updatedReplicas": wanted, "observedGeneration": set.metadata.generation}});
@@ -310,7 +330,7 @@ impl World {
         }
     }
 
-    fn alive<K: ResourceExt>(&self, owner: &K) -> Vec<Pod> {
+    pub(super) fn alive<K: ResourceExt>(&self, owner: &K) -> Vec<Pod> {
         let mut pods = self.pods();
         pods.retain(|pod| {
             is_owned(pod, owner)

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod journal;
+mod leader_worker_sets;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::cluster::mounted;
 use self::journal::PodLifetime;
+pub(super) use self::leader_worker_sets::LeaderWorkerSet;
 use crate::pod;
 use crate::priority::AllowedClass;
 
@@ -298,7 +300,9 @@ impl World {
     pub(super) fn serving(&self) -> Vec<(Pod, u64)> {
         let mut ready = self.pods();
         ready.retain(|pod| {
-            pod::is_ready(pod) && pod::label(pod, "bursar.dev/kind") == Some("InferenceDeployment")
+            pod::is_ready(pod)
+                && pod::label(pod, "bursar.dev/kind") == Some("InferenceDeployment")
+                && pod::leader(pod).is_none()
         });
         let takes = |pod: &Pod| {
             pod.labels().contains_key(SERVING_LABEL) && pod.metadata.deletion_timestamp.is_none()
