@@ -190,7 +190,6 @@ async fn a_group_is_ready_once_all_its_pods_are() {
     stage.seconds(12).await;
     let ready = |stage: &Stage| service(stage).unwrap().status.unwrap().ready_replicas;
     assert_eq!(ready(&stage), 2);
-    // a node that is gone keeps its pods from becoming ready
     let worker = pods(&stage).remove(1);
     stage.world.evict(&worker).await;
     stage.seconds(1).await;

@@ -170,11 +170,6 @@ impl World {
             let wanted = set.spec.replicas.unwrap_or(1);
             let name = |ordinal: i32| format!("{}-{ordinal}", set.name_any());
             let there = |pods: &[Pod], name: &str| pods.iter().any(|pod| pod.name_any() == name);
-            let pods: Vec<Pod> = self
-                .pods()
-                .into_iter()
-                .filter(|pod| is_owned(pod, &set))
-                .collect();
             let start = set
                 .spec
                 .ordinals
@@ -182,6 +177,8 @@ impl World {
                 .and_then(|ordinals| ordinals.start);
             let start = start.unwrap_or(0);
             let mut ordinals = (start..start + wanted).map(name);
+            // one of a former set of this name may end still
+            let pods = self.pods();
             let first = ordinals.find(|name| !there(&pods, name));
             if let Some(first) = first {
                 let mut template = set.spec.template.clone();
@@ -362,7 +359,8 @@ impl World {
 
     async fn scheduler(&mut self) {
         let holds = |pod: &Pod| pod::node_name(pod).is_some() && !pod::is_terminal(pod);
-        let mut free = GPUS - self.pods().iter().filter(|pod| holds(pod)).count();
+        let held = self.pods().iter().filter(|pod| holds(pod)).count();
+        let mut free = GPUS.saturating_sub(held);
         for pod in self.pods() {
             let waits = pod::node_name(&pod).is_none() && pod.metadata.deletion_timestamp.is_none();
             if !waits || free == 0 {
