@@ -275,6 +275,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("x", "get"),
         ("x", "get patch"),
         ("replicasets", "get"),
+        ("statefulsets", "get"),
         ("horizontalpodautoscalers", "list"),
         // the kinds of the value `jobTargets`, and what they make
         ("x", "get patch"),
@@ -445,13 +446,14 @@ fn the_controllers_own_writes_are_held_to_what_it_made() {
     }
 }
 
-/// By default Deployments and StatefulSets, and of kinds that are named nothing but their scale is written.
+/// By default Deployments, StatefulSets and LeaderWorkerSets, and of kinds that are named nothing but their scale is written.
 #[test]
 fn targets_are_read_and_scaled_where_the_chart_names_their_kind_and_nothing_else() {
     let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
     let default = json!([
         {"apiGroup": "apps", "resource": "deployments"},
         {"apiGroup": "apps", "resource": "statefulsets"},
+        {"apiGroup": "leaderworkerset.x-k8s.io", "resource": "leaderworkersets"},
     ]);
     assert_eq!(values["targets"], default);
     let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();

@@ -50,14 +50,11 @@ fn budget_key() -> Key {
 
 /// A pod of so many GPUs, at 2.00 an hour each.
 fn shape(gpus: u32) -> Arc<PodShape> {
-    let attributes = PricingAttributes {
-        resource: GPU.to_owned(),
-        gpus,
-        ..PricingAttributes::default()
-    };
+    let of_one = common::shape().attributes.clone();
+    let attributes = of_one.map(|attributes| PricingAttributes { gpus, ..attributes });
     Arc::new(PodShape {
         requests: [(GPU.to_owned(), i64::from(gpus) * 1000)].into(),
-        attributes: (gpus > 0).then_some(attributes),
+        attributes: attributes.filter(|_| gpus > 0),
         ..PodShape::default()
     })
 }
@@ -158,17 +155,17 @@ fn tell(model: &mut Model, pod: Pod, second: i64) {
 
 /// Decides until nothing is marked.
 fn settle(model: &mut Model, second: i64) -> Decisions {
-    let mut all = Decisions::default();
-    for _ in 0..100 {
+    let mut all = decide(model, at(second));
+    let mut rounds = 0;
+    while model.has_marks() {
+        rounds += 1;
+        assert!(rounds < 100, "it does not settle");
         let more = decide(model, at(second));
         all.service_orders.extend(more.service_orders);
         all.job_orders.extend(more.job_orders);
-        if !model.has_marks() {
-            model.check().unwrap();
-            return all;
-        }
     }
-    panic!("it does not settle");
+    model.check().unwrap();
+    all
 }
 
 fn budget_state(model: &mut Model, second: i64) -> BudgetState {

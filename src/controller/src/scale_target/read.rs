@@ -173,9 +173,9 @@ async fn read_target(
             workers: None,
         }),
     };
-    let checked = group.and_then(|group| {
+    let checked = group.map(|group| {
         let checked = check_template(&group.leader, reference);
-        Ok((group, checked.err()))
+        (group, checked.err())
     });
     let (group, mut unsupported) =
         checked.unwrap_or_else(|problem| (Group::default(), Some(problem)));
