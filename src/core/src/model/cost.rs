@@ -411,11 +411,6 @@ impl Model {
             }
             stop_times.insert(stop_seconds);
         }
-        for (replica, freed_budget) in &non_draining {
-            if let Some(found) = self.pods.get_mut(replica) {
-                found.freed_budget = *freed_budget;
-            }
-        }
         let mut running_cost = None;
         if let Some(spec) = &state.spec {
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
@@ -450,14 +445,23 @@ impl Model {
                 .observe(without_pod, creation_failure, now);
             let kept = state.without_pod.kept(now);
             cost.add_starting(replica, kept);
-            let missing = missing_workers(state, &self.pods);
+            let mut missing = 0u32;
+            for lacks in missing_workers(state, &self.pods) {
+                missing = missing.saturating_add(lacks.number);
+                let Some(worker) = worker else { continue };
+                match lacks.is_held {
+                    true => cost.add_starting_workers(worker, lacks.number),
+                    false => cost.add_starting(worker, lacks.number),
+                }
+                // they go with their replica
+                let freed = non_draining.entry(lacks.replica).or_default();
+                *freed = freed.and(freed_by(&[(worker, lacks.number)]));
+            }
+            let most = spec.workers.as_ref().map_or(0, |workers| workers.count);
+            let missing = missing.min(most.saturating_mul(wanted));
             state
                 .missing_workers
-                .observe(missing.all(), creation_failure, now);
-            if let Some(worker) = worker {
-                cost.add_starting(worker, missing.starting);
-                cost.add_starting_workers(worker, missing.held);
-            }
+                .observe(missing, creation_failure, now);
             cost.given_up_reserve = replica.reserve_of(state.without_pod.given_up(now));
             starting += kept;
             let pending = pods_without_node.workers;
@@ -469,6 +473,11 @@ impl Model {
                 workers_without_node = pod_set(&workers.shape, missing.saturating_add(pending));
             }
             running_cost = Some(replica);
+        }
+        for (replica, freed_budget) in &non_draining {
+            if let Some(found) = self.pods.get_mut(replica) {
+                found.freed_budget = *freed_budget;
+            }
         }
         // those beyond its replicas go, and they free no less than the cheapest
         let surplus = non_draining.len().saturating_sub(wanted as usize);

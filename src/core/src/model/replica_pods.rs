@@ -80,49 +80,42 @@ pub(super) fn fate(
     }
 }
 
-/// The workers that replicas of a service lack.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The workers that a replica lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MissingWorkers {
-    /// Of replicas whose leader has a node.
-    pub(super) held: u32,
-    /// Of others.
-    pub(super) starting: u32,
+    /// The UID of its leader.
+    pub(super) replica: Name,
+    /// How many.
+    pub(super) number: u32,
+    /// The leader has a node: the replica is not taken back for nothing.
+    pub(super) is_held: bool,
 }
 
-impl MissingWorkers {
-    pub(super) fn all(self) -> u32 {
-        self.held.saturating_add(self.starting)
-    }
-}
-
-/// The workers that replicas which stay lack: those that are not made yet, and those that go and come again.
+/// The workers that replicas lack which were not told to leave: those that are not made yet, and those that go
+/// and come again.
 pub(super) fn missing_workers(
     state: &ServiceState,
     pods: &BTreeMap<Name, PodState>,
-) -> MissingWorkers {
+) -> Vec<MissingWorkers> {
     let workers = state.spec.as_ref().and_then(|spec| spec.workers.as_ref());
-    let mut missing = MissingWorkers::default();
     let Some(workers) = workers else {
-        return missing;
+        return Vec::new();
     };
     let there = workers_by_leader(state, pods);
-    for uid in &state.pods {
-        let Some(pod) = pods.get(uid).map(|found| &*found.pod) else {
-            continue;
-        };
+    let missing = state.pods.iter().filter_map(|uid| {
+        let pod = &pods.get(uid)?.pod;
         let stays = draining_since(&state.draining, uid, pod).is_none();
         if pod.leader.is_some() || !is_replica(pod) || !stays {
-            continue;
+            return None;
         }
         let there = there.get(uid).map_or(0, |workers| count(workers.len()));
-        let lacks = workers.count.saturating_sub(there);
-        let sum = match pod.node.is_some() {
-            true => &mut missing.held,
-            false => &mut missing.starting,
-        };
-        *sum = sum.saturating_add(lacks);
-    }
-    missing
+        Some(MissingWorkers {
+            replica: uid.clone(),
+            number: workers.count.saturating_sub(there),
+            is_held: pod.node.is_some(),
+        })
+    });
+    missing.filter(|missing| missing.number > 0).collect()
 }
 
 /// How many of its own pods a replica lacks a node for, those included that are not made yet: the one that leads
