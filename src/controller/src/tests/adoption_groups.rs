@@ -6,7 +6,7 @@ use bursar_apitest::faults::Faults;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ async fn a_group_is_one_replica_and_only_its_leader_gets_requests() {
 }
 
 #[tokio::test]
-async fn a_group_is_ready_once_all_its_pods_are() {
+async fn the_eviction_of_one_pod_is_the_loss_of_its_replica() {
     let mut stage = adopted(2).await;
     stage.world.requests = 8;
     stage.seconds(12).await;
@@ -205,6 +205,32 @@ async fn a_group_is_ready_once_all_its_pods_are() {
         "it was made anew"
     );
     assert_eq!(names(&stage), ["old-0", "old-0-1", "old-1", "old-1-1"]);
+}
+
+#[tokio::test]
+async fn a_group_is_ready_once_all_its_pods_are() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let mut set = groups(1, 2);
+    let group = &mut set["spec"]["leaderWorkerTemplate"];
+    group["leaderTemplate"] = template(Some("1"));
+    group["workerTemplate"]["spec"]["volumes"] =
+        json!([{"name": "v", "configMap": {"name": "late"}}]);
+    stage.world.create::<LeaderWorkerSet>(set).await;
+    create_front(&stage).await;
+    stage.world.create::<InferenceDeployment>(adopting(1)).await;
+    stage.seconds(12).await;
+    let of_status = |stage: &Stage| {
+        let status = service(stage).unwrap().status.unwrap();
+        (status.replicas, status.ready_replicas)
+    };
+    let is_ready = |stage: &Stage| pods(stage).iter().map(pod::is_ready).collect::<Vec<_>>();
+    assert_eq!(is_ready(&stage), [true, false], "the leader alone");
+    assert_eq!(of_status(&stage), (1, 0));
+    let late = json!({"metadata": {"name": "late"}});
+    stage.world.create::<ConfigMap>(late).await;
+    stage.seconds(3).await;
+    assert_eq!(is_ready(&stage), [true, true]);
+    assert_eq!(of_status(&stage), (1, 1));
 }
 
 #[tokio::test]
