@@ -32,10 +32,13 @@ fn model() -> Model {
     model
 }
 
-/// The seeds of a property: so many, or as many as `BURSAR_SEEDS` says.
+/// The seeds of a property: so many, or those that `BURSAR_SEEDS` says, as `5000` or `759..760`.
 fn seeds(number: u64) -> Range<u64> {
-    let asked = std::env::var("BURSAR_SEEDS").ok();
-    0..asked.map_or(number, |asked| asked.parse().unwrap())
+    let Ok(asked) = std::env::var("BURSAR_SEEDS") else {
+        return 0..number;
+    };
+    let (start, end) = asked.split_once("..").unwrap_or(("0", &asked));
+    start.parse().unwrap()..end.parse().unwrap()
 }
 
 /// Decides until nothing is marked.
