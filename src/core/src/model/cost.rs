@@ -582,18 +582,17 @@ impl Model {
             let seconds = grace_stop_seconds(pod.grace_seconds);
             let (rates, capacity) = (&self.rates, &self.capacity);
             let running = running_cost(rates, capacity, pod, rate, seconds, priority, now);
-            if runs && pod.node.is_none() && pod.deletion.is_none() {
+            let is_worker = state.is_of_current_run(pod);
+            if is_worker && runs && pod.node.is_none() && pod.deletion.is_none() {
                 cost.add_starting_workers(running, 1);
+            } else if is_worker && !runs {
+                cost.add_pod(pod, PodIntent::Stop, running);
             } else {
-                cost.add_pod(
-                    pod,
-                    if runs {
-                        PodIntent::Run
-                    } else {
-                        PodIntent::Stop
-                    },
-                    running,
-                );
+                cost.add_pod(pod, PodIntent::Run, running);
+            }
+            // one that only has its labels does not stop with it
+            if !is_worker && pod.deletion.is_none() {
+                cost.kept_on_stop = cost.kept_on_stop.and(freed_by(&[(running, 1)]));
             }
             stop_times.insert(seconds);
         }

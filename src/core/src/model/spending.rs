@@ -192,6 +192,8 @@ pub(crate) struct WorkloadCost {
     pub(crate) starting_rate: Money,
     /// What stopping that would cost once it has a node. Before, it costs nothing.
     pub(crate) starting_reserve: Money,
+    /// The part of both of pods that go on though it is told to stop.
+    pub(crate) kept_on_stop: FreedBudget,
     /// What stopping replicas would cost that were ordered, and that are waited for no longer, if pods
     /// came of them all the same.
     pub(crate) given_up_reserve: Money,
@@ -206,13 +208,13 @@ pub(crate) struct WorkloadCost {
 }
 
 impl WorkloadCost {
-    /// The part of it that was not told to leave or to stop.
+    /// The part of it that was not told to leave or to stop, and would be free if it were.
     pub(crate) fn stays(&self) -> FreedBudget {
         let rate = self.rate + self.starting_rate;
         let reserve = self.reserve + self.starting_reserve;
         FreedBudget {
-            rate: rate - self.leaving_rate,
-            reserve: reserve - self.leaving_reserve,
+            rate: rate - self.leaving_rate - self.kept_on_stop.rate,
+            reserve: reserve - self.leaving_reserve - self.kept_on_stop.reserve,
         }
     }
 

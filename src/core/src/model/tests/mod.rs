@@ -1,6 +1,7 @@
 //! Random events: every derived value equals one that is computed from scratch, the order of events
 //! at one instant does not matter, and nothing that should be marked is missed.
 
+mod budget_preemption;
 mod capacity;
 mod classes;
 mod gangs;
