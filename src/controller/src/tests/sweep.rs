@@ -1,6 +1,6 @@
 //! Plays a story once for every write of it, and lets the controller die there, or lets somebody else write first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bursar_api::names::{ROLE_LABEL, SPEND_FINALIZER};
 use bursar_apitest::faults::{CrashPoint, Faults};
@@ -30,6 +30,8 @@ pub(super) struct Stage {
     pub(super) closes: bool,
     views: VecDeque<View>,
     crashes: usize,
+    /// The numbers of writes that were the first of their look.
+    first_writes: BTreeSet<usize>,
 }
 
 impl Stage {
@@ -42,6 +44,7 @@ impl Stage {
             closes: false,
             views: VecDeque::new(),
             crashes: 0,
+            first_writes: BTreeSet::new(),
         }
     }
 
@@ -63,11 +66,15 @@ impl Stage {
             if self.views.len() > STALE {
                 self.views.pop_front();
             }
+            let written = self.leader.faults.writes();
             let looked = self.leader.reconcile(&self.world, &view).await;
             let failures = match &looked {
                 Ok(()) if self.closes => self.leader.close(self.world.now).await,
                 _ => Vec::new(),
             };
+            if self.leader.faults.writes() > written {
+                self.first_writes.insert(written);
+            }
             if self.leader.faults.has_crashed() {
                 self.crashes += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
@@ -132,12 +139,17 @@ async fn outcome(stage: &mut Stage) -> Outcome {
 
 /// Plays the story undisturbed; returns how many writes it has.
 pub(super) async fn undisturbed(story: Story) -> usize {
+    played(story).await.leader.faults.writes()
+}
+
+/// The stage on which the story was played undisturbed.
+async fn played(story: Story) -> Stage {
     let mut stage = Stage::new(Faults::default()).await;
     story(&mut stage).await;
     let outcome = outcome(&mut stage).await;
     assert_eq!(outcome, nothing_left(), "undisturbed");
     assert!(stage.world.lifetimes() > 0, "the story has no pod");
-    stage.leader.faults.writes()
+    stage
 }
 
 fn nothing_left() -> Outcome {
@@ -151,11 +163,15 @@ fn nothing_left() -> Outcome {
     }
 }
 
-/// The controller dies at every write, before and after it, and everything comes to the same end.
+/// The controller dies at every write, before and after it, and everything comes to the same end. Within one look,
+/// to die before a write leaves the same as to have died after the one before.
 pub(super) async fn every_crash(story: Story) {
-    let writes = undisturbed(story).await;
+    let played = played(story).await;
+    let writes = played.leader.faults.writes();
     for write in 0..writes {
-        for moment in [CrashPoint::Before, CrashPoint::After] {
+        let is_first = played.first_writes.contains(&write);
+        let before = is_first.then_some(CrashPoint::Before);
+        for moment in before.into_iter().chain([CrashPoint::After]) {
             let mut stage = Stage::new(Faults::crash(write, moment)).await;
             story(&mut stage).await;
             let outcome = outcome(&mut stage).await;
