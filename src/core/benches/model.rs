@@ -287,6 +287,7 @@ impl Cluster {
             max: 4,
             request_signal: RequestSignal::Target(target),
             signals: vec![],
+            measured_by: 0,
             growth: Default::default(),
             learned: None,
             behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),

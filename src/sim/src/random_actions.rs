@@ -110,6 +110,7 @@ impl Simulation {
             max: min + self.rng.u32(1..5),
             request_signal: RequestSignal::Target(self.rng.u32(1..9)),
             signals: vec![],
+            measured_by: 0,
             growth: match self.rng.bool() {
                 true => GrowthRule::Learned,
                 false => GrowthRule::Target,

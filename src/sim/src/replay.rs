@@ -207,6 +207,7 @@ fn add_service(
         max: scenario.max_replicas,
         request_signal: RequestSignal::Target(scenario.target.max(1)),
         signals: vec![],
+        measured_by: 0,
         growth: scenario.growth.into(),
         learned: None,
         behavior: Behavior::with_scale_down_window(scenario.stabilization_window),

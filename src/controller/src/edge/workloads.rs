@@ -37,6 +37,21 @@ pub(super) struct WorkloadReader<'a> {
     pub(super) now: Timestamp,
 }
 
+/// Stands for where and by which metrics the measures of a service's engines are read; 0 if that cannot
+/// be told.
+fn measured_by(object: &InferenceDeployment) -> u64 {
+    let Some(engine) = object.spec.engine_settings().ok().flatten() else {
+        return 0;
+    };
+    let page = (engine.metrics_port, engine.metrics_path);
+    let measures = [
+        engine.kv_cache_use,
+        engine.time_to_first_token,
+        engine.inter_token_latency,
+    ];
+    fnv(format!("{page:?} {measures:?}").as_bytes())
+}
+
 impl WorkloadReader<'_> {
     /// An InferenceDeployment. One whose settings cannot be read is not decided over.
     pub(super) fn service(&mut self, key: &Key) -> Event {
@@ -93,6 +108,7 @@ impl WorkloadReader<'_> {
                 .into_iter()
                 .map(|(name, rule)| (name.into(), rule))
                 .collect(),
+            measured_by: measured_by(object),
             growth: settings.growth,
             learned: object
                 .status

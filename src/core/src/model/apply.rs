@@ -141,10 +141,47 @@ impl Model {
         // it may claim the room of others
         self.capacity_preemptions.is_due |= has_other_priority && !state.unschedulable.is_empty();
         state.latencies.set_objectives(objectives(service.as_ref()));
-        state.spec = service;
+        let before = std::mem::replace(&mut state.spec, service);
         state.estimate = Default::default();
         state.worker_estimate = Default::default();
+        if let Some(before) = before {
+            self.forget_readings(&key, &before);
+        }
         self.marks.services.insert(key);
+    }
+
+    /// Forgets what was read of the engines of a service that is not read of them any more: once it is
+    /// read again, that is of another time.
+    fn forget_readings(&mut self, key: &Key, before: &Service) {
+        let Some(state) = self.services.get_mut(key) else {
+            return;
+        };
+        let reads = |service: &Service| service.request_signal.is_read_of_engines();
+        let is_unread = reads(before) && !state.reads_engines();
+        let is_measured_otherwise =
+            (state.spec.as_ref()).is_some_and(|service| service.measured_by != before.measured_by);
+        if is_measured_otherwise {
+            state.latencies.forget();
+        }
+        let is_asked = |measure: &LatencyMeasure| {
+            !is_measured_otherwise
+                && objectives(state.spec.as_ref()).any(|(asked, _)| asked == *measure)
+        };
+        let mut signals = state.spec.iter().flat_map(|spec| &spec.signals);
+        let asks_for_cache = signals.any(|(_, rule)| matches!(rule, SignalRule::KvCacheUse(_)));
+        for uid in &state.pods {
+            let Some(pod) = self.pods.get_mut(uid) else {
+                continue;
+            };
+            if is_unread {
+                pod.engine.forget_readings();
+            }
+            let measures = &mut pod.engine.measures;
+            measures.latencies.retain(|measure, _| is_asked(measure));
+            if !asks_for_cache {
+                measures.kv_cache_use = None;
+            }
+        }
     }
 
     fn set_deployment(&mut self, key: Key, deployment: Option<Deployment>, now: Timestamp) {

@@ -259,10 +259,12 @@ pub(crate) fn drain_replicas<'a>(
                 marked_for_deletion: pod.marked_for_deletion
                     || state.marked_for_deletion.contains_key(uid),
                 stalled: engine.is_stalled(now),
-                // one without an engine has no requests to wait for
-                busy: match state.takes_requests() {
-                    true => engine.requests(),
-                    false => Some(0),
+                busy: match (state.reads_engines(), state.takes_requests()) {
+                    (true, _) => engine.requests(),
+                    // gateways do not tell which replica has theirs
+                    (false, true) => None,
+                    // one without an engine has no requests to wait for
+                    (false, false) => Some(0),
                 },
                 created: pod.created,
                 ordinal: first_ordinal.and_then(|first| ordinal(&pod.key.name, first)),

@@ -279,6 +279,9 @@ pub struct Service {
     /// Its signals other than its queue depth, each with a name of its own. Of each measure of its engines
     /// there is at most one.
     pub signals: Vec<(Name, SignalRule)>,
+    /// Stands for where and by which metrics its engines are read: what they measured by others is
+    /// not compared.
+    pub measured_by: u64,
     /// Which rule makes replicas of a queue.
     pub growth: GrowthRule,
     /// What its status has on record of its replicas: a new leader begins with that.

@@ -81,6 +81,14 @@ pub(crate) struct EngineState {
 }
 
 impl EngineState {
+    /// Forgets what was read of it: nothing is read any more.
+    pub(crate) fn forget_readings(&mut self) {
+        *self = Self {
+            has_served: self.has_served,
+            ..Self::default()
+        };
+    }
+
     /// Nothing is known of it yet.
     pub(crate) fn is_unread(&self) -> bool {
         self.busy.is_none() && self.stale.is_none()

@@ -115,6 +115,43 @@ fn a_cache_neither_wakes_a_service_nor_keeps_it_awake() {
 }
 
 #[test]
+fn a_measure_that_was_not_asked_for_meanwhile_is_not_read_yet() {
+    let follows = following(SignalRule::KvCacheUse(Milli(800)));
+    let mut model = model_of(follows.clone(), &["a", "b"]);
+    let busy = ["a", "b"].map(|pod| counted(pod, 1, 0));
+    let full = ["a", "b"].map(|pod| cache(pod, Ok(700)));
+    tell(&mut model, 1, busy.into_iter().chain(full));
+    let without = Service {
+        signals: vec![],
+        ..follows.clone()
+    };
+    tell(&mut model, 2, [Event::Service(key(), Some(without))]);
+    let strict = following(SignalRule::KvCacheUse(Milli(100)));
+    tell(&mut model, 20, [Event::Service(key(), Some(strict))]);
+    let decision = model.service(&key()).unwrap().decision;
+    assert_eq!(decision.allowed, 2, "{}", decision.reason);
+    let why = decision.unknown.unwrap();
+    assert!(why.contains("not read yet"), "{why}");
+}
+
+#[test]
+fn latencies_of_other_metrics_are_not_compared() {
+    let mut model = model_of(quick(), &["a", "b"]);
+    busy_for(&mut model, 1..20, &["a", "b"], 10, false);
+    // the same measure, by the counts of another metric
+    let edited = Service {
+        measured_by: 1,
+        ..quick()
+    };
+    tell(&mut model, 20, [Event::Service(key(), Some(edited))]);
+    busy_for(&mut model, 1_000..1_025, &["a", "b"], 10, true);
+    let why = reason(&model);
+    assert!(why.contains("p95 of too few requests"), "{why}");
+    busy_for(&mut model, 1_025..1_032, &["a", "b"], 10, true);
+    assert_eq!(allowed(&model), 4, "{}", reason(&model));
+}
+
+#[test]
 fn a_cache_that_is_not_told_is_unknown_and_not_empty() {
     let rule = SignalRule::KvCacheUse(Milli(800));
     let mut model = model_of(following(rule), &["a", "b", "c"]);
@@ -144,6 +181,14 @@ fn a_cache_that_is_not_told_is_unknown_and_not_empty() {
     assert_eq!(allowed(&model), 5, "{}", reason(&model));
 }
 
+/// A service of whose replicas nothing is read.
+fn read_at_gateways() -> Service {
+    Service {
+        request_signal: RequestSignal::AtGateways,
+        ..following(SignalRule::Gateway(Milli(4_000)))
+    }
+}
+
 /// The requests that a gateway holds and forwards.
 fn at_gateway(requests: u64, in_flight: u64) -> Event {
     let held = HeldRequests {
@@ -156,11 +201,7 @@ fn at_gateway(requests: u64, in_flight: u64) -> Event {
 
 #[test]
 fn requests_at_gateways_ask_for_replicas_of_an_engine_that_tells_nothing() {
-    let service = Service {
-        request_signal: RequestSignal::AtGateways,
-        ..following(SignalRule::Gateway(Milli(4_000)))
-    };
-    let mut model = model_of(service, &[]);
+    let mut model = model_of(read_at_gateways(), &[]);
     assert_eq!(allowed(&model), 0);
     tell(&mut model, 1, [at_gateway(9, 0)]);
     assert_eq!(allowed(&model), 3, "{}", reason(&model));
@@ -176,6 +217,43 @@ fn requests_at_gateways_ask_for_replicas_of_an_engine_that_tells_nothing() {
     tell(&mut model, 431, [at_gateway(0, 0)]);
     tell(&mut model, 492, []);
     assert_eq!(allowed(&model), 0, "{}", reason(&model));
+}
+
+#[test]
+fn replicas_that_are_read_no_more_have_all_of_the_drain_timeout_when_they_leave() {
+    let read = Service {
+        drain_timeout: SignedDuration::from_secs(120),
+        ..following(SignalRule::Gateway(Milli(4_000)))
+    };
+    let mut model = model_of(read.clone(), &["a", "b"]);
+    let idle = ["a", "b"].map(|pod| counted(pod, 0, 9));
+    tell(&mut model, 1, idle.into_iter().chain([at_gateway(0, 8)]));
+    let edited = Service {
+        request_signal: RequestSignal::AtGateways,
+        ..read.clone()
+    };
+    tell(&mut model, 2, [Event::Service(key(), Some(edited))]);
+    tell(&mut model, 10, [at_gateway(0, 4)]);
+    let (mut left_at, mut removed_at) = (None, None);
+    for second in 11..300 {
+        for order in tell(&mut model, second, []).service_orders {
+            for uid in &order.drain {
+                let mut leaving = ready_pod(uid, -600);
+                leaving.draining_since = Some(at(second));
+                let shown = Event::Pod(uid.clone(), Some(Box::new(leaving)));
+                tell(&mut model, second, [shown]);
+                left_at = Some(second);
+            }
+            if !order.remove.is_empty() {
+                removed_at = removed_at.or(Some(second));
+            }
+        }
+    }
+    assert_eq!(removed_at, left_at.map(|at| at + 120), "{left_at:?}");
+    // and what was read long ago is not of now where it is read again
+    tell(&mut model, 301, [Event::Service(key(), Some(read))]);
+    let decision = model.service(&key()).unwrap().decision;
+    assert!(decision.unknown.is_some(), "{}", decision.reason);
 }
 
 #[test]
@@ -315,6 +393,12 @@ fn a_rollout_and_a_stopped_service_forget_what_was_learned() {
     stopped.signals = vec![];
     tell(&mut model, 41, [Event::Service(key(), Some(stopped))]);
     tell(&mut model, 42, [Event::Service(key(), Some(quick()))]);
+    assert!(
+        reason(&model).contains("not read yet"),
+        "{}",
+        reason(&model)
+    );
+    busy_for(&mut model, 43..45, &["a", "b"], 10, true);
     let why = reason(&model);
     assert!(why.contains("p95 of too few requests"), "{why}");
 }

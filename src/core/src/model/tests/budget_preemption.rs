@@ -81,6 +81,7 @@ fn service(service: &str, priority: i32, gpus: u32) -> Event {
         max: 3,
         request_signal: RequestSignal::Target(8),
         signals: vec![],
+        measured_by: 0,
         growth: Default::default(),
         learned: None,
         behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),

@@ -287,6 +287,7 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
             let outside = outside.into_iter().take(more.usize(0..3));
             outside.chain(measures).collect()
         },
+        measured_by: more(rng).u64(0..2),
         growth: match rng.bool() {
             true => GrowthRule::Learned,
             false => GrowthRule::Target,

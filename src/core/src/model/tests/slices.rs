@@ -24,6 +24,7 @@ fn service(min: u32) -> Service {
         max: 4,
         request_signal: RequestSignal::Target(8),
         signals: vec![],
+        measured_by: 0,
         growth: Default::default(),
         learned: None,
         behavior: Behavior::with_scale_down_window(Some(SignedDuration::from_secs(60))),

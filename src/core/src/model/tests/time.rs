@@ -96,6 +96,7 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
         max: 3,
         request_signal: RequestSignal::Target(8),
         signals: vec![],
+        measured_by: 0,
         growth: Default::default(),
         learned: None,
         behavior: Behavior::with_scale_down_window(Some(seconds(60))),
