@@ -78,11 +78,12 @@ pub(crate) fn demand(message: &Message) -> Event {
         let held = HeldRequests {
             requests: service.held,
             in_flight: service.in_flight,
+            forwarded: service.forwarded,
             since: service.first_held_at,
         };
         (Key::new(&service.namespace, &service.name), held)
     });
-    let held = held.filter(|(_, held)| held.requests > 0 || held.in_flight > 0);
+    let held = held.filter(|(_, held)| [held.requests, held.in_flight, held.forwarded] != [0; 3]);
     Event::Demand(message.gateway.as_str().into(), held.collect())
 }
 

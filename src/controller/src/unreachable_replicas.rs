@@ -88,6 +88,7 @@ mod tests {
             name: "chat".to_owned(),
             held: 1,
             in_flight: 0,
+            forwarded: 0,
             first_held_at: None,
             connect_error: error.map(str::to_owned),
         });

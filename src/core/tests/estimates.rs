@@ -82,6 +82,7 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
     let held = HeldRequests {
         requests: 1,
         in_flight: 0,
+        forwarded: 0,
         since: Some(now()),
     };
     let nodes = nodes.into_iter().enumerate();

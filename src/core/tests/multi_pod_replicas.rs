@@ -119,6 +119,7 @@ fn ask(model: &mut Model, requests: u64) {
     let held = HeldRequests {
         requests,
         in_flight: 0,
+        forwarded: 0,
         since: Some(at(0)),
     };
     let held = BTreeMap::from([(key(), held)]);

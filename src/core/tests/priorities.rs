@@ -163,6 +163,7 @@ impl World {
         let held = HeldRequests {
             requests,
             in_flight: 0,
+            forwarded: 0,
             since: Some(at(second)),
         };
         self.held.insert(key(name), held);

@@ -19,6 +19,9 @@ const COALESCE_INTERVAL: Duration = Duration::from_millis(100);
 /// A replica is unreachable once no connection has succeeded for this long: another one may take the
 /// request.
 const UNREACHABLE_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// How many requests were forwarded is told for so long after the last one: the leader hears of it with
+/// the next heartbeat, and another one that begins meanwhile does too.
+const FORWARDED_IS_TOLD_FOR: SignedDuration = SignedDuration::from_secs(60);
 /// So long after the last try nobody knows any more.
 const UNREACHABLE_FOR: SignedDuration = SignedDuration::from_secs(60);
 
@@ -26,6 +29,10 @@ const UNREACHABLE_FOR: SignedDuration = SignedDuration::from_secs(60);
 struct ServiceCounts {
     held: BTreeSet<(Timestamp, u64)>,
     in_flight: u64,
+    /// Requests that were forwarded so far.
+    forwarded: u64,
+    /// When the last of them was, while that is told.
+    last_forwarded: Option<Timestamp>,
     connect_failure: Option<ConnectFailure>,
 }
 
@@ -52,7 +59,10 @@ impl ConnectFailure {
 
 impl ServiceCounts {
     fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.in_flight == 0 && self.connect_failure.is_none()
+        self.held.is_empty()
+            && self.in_flight == 0
+            && self.last_forwarded.is_none()
+            && self.connect_failure.is_none()
     }
 }
 
@@ -74,7 +84,7 @@ struct Version {
 enum Tell {
     AtOnce,
     Soon,
-    /// With what is told next: the leader decides nothing by it.
+    /// With what is told next: within a heartbeat is soon enough.
     Later,
 }
 
@@ -158,10 +168,12 @@ impl DemandTracker {
     }
 
     /// Counts a request as in flight until the guard is dropped: a replica has taken the connection.
-    pub(crate) fn count_in_flight(&self, service: &ServiceKey) -> InFlightGuard {
+    pub(crate) fn count_in_flight(&self, service: &ServiceKey, now: Timestamp) -> InFlightGuard {
         self.update(|state| {
             let counts = state.services.entry(service.clone()).or_default();
             counts.in_flight += 1;
+            counts.forwarded += 1;
+            counts.last_forwarded = Some(now);
             let tell = match counts.connect_failure.take() {
                 Some(_) => Tell::Soon,
                 None => Tell::Later,
@@ -201,6 +213,8 @@ impl DemandTracker {
         state.services.retain(|_, counts| {
             let failure = &mut counts.connect_failure;
             failure.take_if(|failure| failure.is_over(now));
+            let is_over = |at: &mut Timestamp| now.duration_since(*at) >= FORWARDED_IS_TOLD_FOR;
+            counts.last_forwarded.take_if(is_over);
             !counts.is_empty()
         });
         let services = state
@@ -211,6 +225,7 @@ impl DemandTracker {
                 name: name.clone(),
                 held: counts.held.len() as u64,
                 in_flight: counts.in_flight,
+                forwarded: counts.forwarded,
                 first_held_at: counts.held.first().map(|(at, _)| *at),
                 connect_error: counts
                     .connect_failure
@@ -327,7 +342,7 @@ mod tests {
         let first = demand.hold(&chat(), 2, at(1)).unwrap();
         let _second = demand.hold(&chat(), 2, at(2)).unwrap();
         assert!(demand.hold(&chat(), 2, at(3)).is_none());
-        let _flying = demand.count_in_flight(&chat());
+        let _flying = demand.count_in_flight(&chat(), at(1));
         let service = demand.message(at(4)).services.remove(0);
         assert_eq!(
             (service.held, service.in_flight, service.first_held_at),
@@ -341,9 +356,25 @@ mod tests {
     fn a_service_without_requests_is_not_named() {
         let demand = demand();
         drop(demand.hold(&chat(), 2, at(1)));
-        drop(demand.count_in_flight(&chat()));
         assert!(demand.hold(&chat(), 0, at(1)).is_none());
         assert!(demand.message(at(1)).services.is_empty() && demand.is_idle());
+    }
+
+    #[test]
+    fn a_request_that_ended_between_two_messages_is_told_for_a_minute() {
+        let demand = demand();
+        for second in [1, 1, 2] {
+            drop(demand.count_in_flight(&chat(), at(second)));
+        }
+        for second in [2, 61] {
+            let service = demand.message(at(second)).services.remove(0);
+            let counts = (service.held, service.in_flight, service.forwarded);
+            assert_eq!(counts, (0, 0, 3), "at {second} s");
+        }
+        assert!(demand.message(at(62)).services.is_empty() && demand.is_idle());
+        // one that goes on for long begins nothing anew
+        let _flying = demand.count_in_flight(&chat(), at(100));
+        assert_eq!(demand.message(at(500)).services[0].forwarded, 1);
     }
 
     #[test]
@@ -373,7 +404,7 @@ mod tests {
         demand.note_connect_failure(&chat(), &"x".repeat(9000), at(100));
         assert_eq!(sent(101), []);
         assert_eq!(sent(103), sent_of(&"x".repeat(200)));
-        drop(demand.count_in_flight(&chat()));
+        drop(demand.count_in_flight(&chat(), at(103)));
         assert_eq!(sent(103), [], "a connection has succeeded");
     }
 

@@ -341,7 +341,7 @@ impl Shared {
             let mut in_flight = None;
             let connected = || {
                 // the replica counts the request from here on
-                in_flight = Some(self.demand.count_in_flight(service));
+                in_flight = Some(self.demand.count_in_flight(service, Timestamp::now()));
                 waited.get_or_insert_with(|| body_complete.elapsed());
                 held.leave_queue();
             };

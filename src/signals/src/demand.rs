@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// A message of a gateway: all services for which it holds or forwards requests.
+/// A message of a gateway: all services for which it holds or forwards requests, or has just done so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
@@ -42,6 +42,11 @@ pub struct ServiceDemand {
     pub held: u64,
     /// Requests that are being forwarded.
     pub in_flight: u64,
+    /// Requests that were forwarded so far, those that have ended included: its growth tells of those
+    /// that began and ended between two messages. It begins anew at 0 where the gateway does, and where
+    /// the service has had none for long. Gateways of earlier versions do not tell.
+    #[serde(default)]
+    pub forwarded: u64,
     /// When the oldest held one came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_held_at: Option<Timestamp>,
@@ -222,6 +227,7 @@ mod tests {
             name: "chat".into(),
             held,
             in_flight: 0,
+            forwarded: 0,
             first_held_at: (held > 0).then(|| at(second)),
             connect_error: None,
         };
@@ -241,6 +247,10 @@ mod tests {
             lines(&mut pending, &mut |message| taken.push(message)).unwrap();
         }
         assert_eq!(taken, [message("a", 0, 1)]);
+        // one of an earlier version
+        pending.extend_from_slice(text.replace("\"forwarded\":0,", "").as_bytes());
+        lines(&mut pending, &mut |message| taken.push(message)).unwrap();
+        assert_eq!(taken, [message("a", 0, 1), message("a", 0, 1)]);
         pending.extend_from_slice(b"nonsense\n");
         assert!(lines(&mut pending, &mut |_| ()).is_err());
     }

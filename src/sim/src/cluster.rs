@@ -218,6 +218,7 @@ impl GatewayObject {
                 let one = HeldRequests {
                     requests: requests.len() as u64,
                     in_flight: 0,
+                    forwarded: 0,
                     since: Some(first.arrived),
                 };
                 held.insert(key.clone(), one);

@@ -173,6 +173,7 @@ impl Simulation {
             let wanted = (held > 0 && Some(*number) == first).then(|| HeldRequests {
                 requests: held,
                 in_flight: 0,
+                forwarded: 0,
                 since: before.and_then(|before| before.since).or(Some(now)),
             });
             if before == wanted {

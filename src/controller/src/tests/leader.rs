@@ -428,6 +428,7 @@ impl Leader {
             name: "chat".to_owned(),
             held: world.held(),
             in_flight: 0,
+            forwarded: 0,
             first_held_at: (world.held() > 0).then_some(world.now),
             connect_error: None,
         };

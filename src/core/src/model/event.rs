@@ -520,8 +520,21 @@ pub struct HeldRequests {
     pub requests: u64,
     /// How many it forwards to replicas.
     pub in_flight: u64,
+    /// How many it has forwarded, those that have ended included; 0 if it does not tell.
+    pub forwarded: u64,
     /// When the oldest of those that it holds came.
     pub since: Option<Timestamp>,
+}
+
+impl HeldRequests {
+    /// Whether requests have come or ended between these counts and later ones of the same gateway. It
+    /// counts from 0 again where it begins anew or has told of no request for long: what it does not tell
+    /// any more is no request.
+    pub(crate) fn is_changed_by(&self, later: &Self) -> bool {
+        let further = later.forwarded != self.forwarded && later.forwarded > 0;
+        let now = |held: &Self| (held.requests, held.in_flight, held.since);
+        further || now(self) != now(later)
+    }
 }
 
 /// The pod of a gateway.

@@ -106,7 +106,11 @@ impl Gateways {
         (gateway.heard, gateway.unreachable_since, gateway.why) = (true, None, None);
         let mut keys: BTreeSet<Key> = gateway.held.keys().cloned().collect();
         keys.extend(held.keys().cloned());
-        keys.retain(|key| gateway.held.get(key) != held.get(key));
+        keys.retain(|key| {
+            let of =
+                |held: &BTreeMap<Key, HeldRequests>| held.get(key).copied().unwrap_or_default();
+            of(&gateway.held).is_changed_by(&of(&held))
+        });
         let only_forwards = |key: &Key| {
             let of = |held: &BTreeMap<Key, HeldRequests>| {
                 let known = held.get(key).copied().unwrap_or_default();
@@ -142,6 +146,7 @@ impl Gateways {
         held.fold(HeldRequests::default(), |sum, held| HeldRequests {
             requests: sum.requests.saturating_add(held.requests),
             in_flight: sum.in_flight.saturating_add(held.in_flight),
+            forwarded: sum.forwarded.saturating_add(held.forwarded),
             since: sum.since.into_iter().chain(held.since).min(),
         })
     }

@@ -24,8 +24,8 @@ use crate::plan::service::{
 };
 use crate::pod_set::PodSet;
 use crate::scaling::{
-    DEFAULT_WINDOW, DemandForecast, GrowthRule, History, ReplicaLog, Service, Signal, Start,
-    StuckRollout, recommend,
+    DEFAULT_WINDOW, DemandForecast, GrowthRule, History, ReplicaLog, RequestSignal, Service,
+    Signal, Start, StuckRollout, recommend,
 };
 
 /// What of a service is decided next.
@@ -526,6 +526,14 @@ fn observe_service(
     state.burst = state
         .burst
         .map(|(until, goes_on)| (if goes_on { now } else { until.min(now) }, goes_on));
+    if spec.request_signal == RequestSignal::AtGateways
+        && state.last_active.is_none()
+        && unreachable_gateway.is_none()
+        && !alive.is_empty()
+    {
+        // gateways tell what happens from now on: what happened before is not known to be nothing
+        state.last_active = Some(now);
+    }
     let mut last_active = state.last_active.map(|at| at.min(now));
     let is_read = reads_engines && service::has_reading(&alive, now);
     if last_active.is_none() && !is_read {

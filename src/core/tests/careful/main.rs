@@ -139,6 +139,7 @@ impl World {
             let held = HeldRequests {
                 requests: *requests,
                 in_flight: 0,
+                forwarded: 0,
                 since: Some(at(second)),
             };
             (key.clone(), held)

@@ -101,6 +101,7 @@ pub(crate) fn demand(requests: u64) -> Event {
     let held = HeldRequests {
         requests,
         in_flight: 0,
+        forwarded: 0,
         since: Some(at(0)),
     };
     let held = (requests > 0).then(|| (key(), held));

@@ -194,6 +194,7 @@ fn at_gateway(requests: u64, in_flight: u64) -> Event {
     let held = HeldRequests {
         requests,
         in_flight,
+        forwarded: 0,
         since: (requests > 0).then(|| at(0)),
     };
     Event::Demand("gateway".into(), [(key(), held)].into())
@@ -216,6 +217,41 @@ fn requests_at_gateways_ask_for_replicas_of_an_engine_that_tells_nothing() {
     assert_eq!(allowed(&model), 1, "{}", reason(&model));
     tell(&mut model, 431, [at_gateway(0, 0)]);
     tell(&mut model, 492, []);
+    assert_eq!(allowed(&model), 0, "{}", reason(&model));
+}
+
+#[test]
+fn short_requests_that_nobody_sees_in_flight_keep_a_service_awake() {
+    let mut model = model_of(read_at_gateways(), &["a"]);
+    let forwarded = |forwarded: u64| {
+        let held = HeldRequests {
+            forwarded,
+            ..HeldRequests::default()
+        };
+        Event::Demand("gateway".into(), [(key(), held)].into())
+    };
+    let nothing = || Event::Demand("gateway".into(), Default::default());
+    for second in (5..150).step_by(5) {
+        tell(&mut model, second, [forwarded(second.unsigned_abs())]);
+        assert_eq!(allowed(&model), 1, "at {second} s: {}", reason(&model));
+    }
+    // one that begins anew has had a request; that it no longer tells of them is none
+    tell(&mut model, 160, [forwarded(1)]);
+    tell(&mut model, 200, [nothing()]);
+    tell(&mut model, 219, []);
+    assert_eq!(allowed(&model), 1, "{}", reason(&model));
+    tell(&mut model, 221, []);
+    assert_eq!(allowed(&model), 0, "{}", reason(&model));
+}
+
+#[test]
+fn a_new_leader_begins_the_idle_time_of_a_service_that_only_gateways_see() {
+    // its replica is old, and its last request may have ended a moment ago
+    let mut model = model_of(read_at_gateways(), &["a"]);
+    assert_eq!(allowed(&model), 1, "{}", reason(&model));
+    tell(&mut model, 59, []);
+    assert_eq!(allowed(&model), 1, "{}", reason(&model));
+    tell(&mut model, 61, []);
     assert_eq!(allowed(&model), 0, "{}", reason(&model));
 }
 

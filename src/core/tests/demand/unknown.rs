@@ -134,6 +134,7 @@ fn held_by(gateway: &str, requests: u64) -> Event {
     let held = HeldRequests {
         requests,
         in_flight: 0,
+        forwarded: 0,
         since: Some(at(0)),
     };
     Event::Demand(gateway.into(), [(key(), held)].into())

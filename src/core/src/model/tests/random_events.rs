@@ -613,6 +613,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                     let held = HeldRequests {
                         requests: rng.u64(0..20),
                         in_flight: more(rng).u64(0..20),
+                        forwarded: more(rng).u64(0..3),
                         since: Some(now),
                     };
                     let held = (0..rng.u8(0..3)).map(|_| (key(rng, "service", 3), held));
