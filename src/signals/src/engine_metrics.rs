@@ -281,8 +281,12 @@ impl<'s> PageReader<'s> {
                 return Err(MissingMetric(missing.join(", nor ")));
             }
         };
-        let has_answered = requests.is_some_and(|requests| requests > 0.0);
         let is_idle_page = self.others.has_none();
+        // without a counter of requests nothing tells that it has answered none
+        let has_answered = match metrics.requests.alternatives.is_empty() {
+            true => !is_idle_page,
+            false => counters.iter().flatten().any(|counted| *counted > 0.0),
+        };
         let mut measures = EngineMeasures::default();
         if let Some(metric) = &metrics.kv_cache_use {
             let part = metric.mean(&mut sums).or(is_idle_page.then_some(0.0));
@@ -493,6 +497,24 @@ mod tests {
         let half = measures_of(&format!("{LOAD}kv 0\nnew_bucket{{le=\"0.5\"}} 3\n"));
         let error = first(&half).unwrap_err();
         assert!(error.contains("no bucket +Inf"), "{error}");
+    }
+
+    #[test]
+    fn a_histogram_is_missing_where_nothing_tells_that_nothing_was_answered() {
+        let first = |requests: &[&[&str]], page: &str| {
+            let mut metrics = metrics(["w", "r", "done", "read", "written"]);
+            metrics.requests = alternatives(requests);
+            let typo = alternatives(&[&["typo_bucket"]]);
+            metrics.latencies = [(LatencyMeasure::TimeToFirstToken, typo)].into();
+            let source = Source::new(0, "/metrics".into(), metrics);
+            let measures = page_of(&source, page).unwrap().measures.unwrap();
+            let first = measures.latencies[&LatencyMeasure::TimeToFirstToken].clone();
+            first.map(|histogram| histogram.count())
+        };
+        let missing = Err("there is no metric typo_bucket".into());
+        assert_eq!(first(&[], "w 3\nr 2\n"), missing);
+        assert_eq!(first(&[&["done"]], "w 3\nr 2\nwritten 40\n"), missing);
+        assert_eq!(first(&[&["done"]], "w 3\nr 2\ndone 0\n"), Ok(0));
     }
 
     #[test]
