@@ -52,7 +52,11 @@ impl Segment {
 struct Step {
     number: i64,
     millis: i64,
+    /// Those in which there were requests.
+    busy_millis: u128,
     request_millis: u128,
+    /// The most requests.
+    peak: u64,
 }
 
 /// The requests on replicas over the last half minute.
@@ -93,6 +97,8 @@ impl LoadHistory {
                 let passed = u128::from((to - from).unsigned_abs());
                 step.millis += to - from;
                 step.request_millis += u128::from(before.requests) * passed;
+                step.busy_millis += if before.requests > 0 { passed } else { 0 };
+                step.peak = step.peak.max(before.requests);
             }
             from = to;
         }
@@ -103,19 +109,23 @@ impl LoadHistory {
         Some(segment)
     }
 
-    /// What replicas have now: requests as a mean, and those that serve.
+    /// What replicas have now: requests as a mean of the time in which there were any, the most, and those
+    /// that serve.
     fn load(&self) -> ReplicaLoad {
         let Some((_, now)) = self.last else {
             return ReplicaLoad::default();
         };
         let millis: i64 = self.steps.iter().map(|step| step.millis).sum();
         let sum: u128 = self.steps.iter().map(|step| step.request_millis).sum();
-        let requests = match u128::from(millis.unsigned_abs()) {
-            0 => u128::from(now.requests) * 1000,
-            millis => sum * 1000 / millis,
+        let busy: u128 = self.steps.iter().map(|step| step.busy_millis).sum();
+        let requests = match (millis, busy) {
+            (0, _) => u128::from(now.requests) * 1000,
+            (_, busy) => sum * 1000 / busy.max(1),
         };
+        let peak = self.steps.iter().map(|step| step.peak).max();
         ReplicaLoad {
             requests: Milli(u64::try_from(requests).unwrap_or(u64::MAX)),
+            peak: peak.unwrap_or(0).max(now.requests),
             serving: now.serving,
         }
     }
@@ -139,6 +149,7 @@ struct Window {
     from: Timestamp,
     latencies: LatencyHistogram,
     request_millis: u128,
+    /// Of replicas, while there were requests.
     replica_millis: u128,
 }
 
@@ -158,11 +169,13 @@ impl Window {
             ..segment
         };
         let passed = u128::try_from(segment.millis()).unwrap_or(0);
-        self.request_millis += u128::from(segment.load.requests) * passed;
-        self.replica_millis += u128::from(segment.load.serving) * passed;
+        if segment.load.requests > 0 {
+            self.request_millis += u128::from(segment.load.requests) * passed;
+            self.replica_millis += u128::from(segment.load.serving) * passed;
+        }
     }
 
-    /// Requests on a replica, as a mean.
+    /// Requests on a replica, as a mean of the time in which there were any.
     fn concurrency(&self) -> Milli {
         let mean = self.request_millis * 1000 / self.replica_millis.max(1);
         Milli(u64::try_from(mean).unwrap_or(u64::MAX))
@@ -178,6 +191,8 @@ struct LearnedLatency {
     serving: u32,
     /// That of the last window; `None` if it had too few values.
     p95: Option<Percentile>,
+    /// The same with what goes with it; `None` if it cannot be told whether the objective was met.
+    last: Option<Measured>,
 }
 
 impl LearnedLatency {
@@ -188,6 +203,7 @@ impl LearnedLatency {
             window: None,
             serving: 0,
             p95: None,
+            last: None,
         }
     }
 
@@ -208,7 +224,7 @@ impl LearnedLatency {
         let is_first = self.serving == 0;
         let before = std::mem::replace(&mut self.serving, serving);
         if serving == 0 {
-            (self.window, self.p95) = (None, None);
+            (self.window, self.p95, self.last) = (None, None, None);
             return;
         }
         // the clock may have been set back
@@ -218,7 +234,7 @@ impl LearnedLatency {
                 true => now,
                 false => now.saturating_add(SETTLES).unwrap_or(now),
             };
-            (self.window, self.p95) = (Some(Window::new(from)), None);
+            (self.window, self.p95, self.last) = (Some(Window::new(from)), None, None);
         }
         let Some(window) = &mut self.window else {
             return;
@@ -232,14 +248,14 @@ impl LearnedLatency {
             self.p95 = window.latencies.p95();
             let objective = micros(self.objective);
             let concurrency = window.concurrency();
-            let measured =
+            self.last =
                 (self.p95).and_then(|p95| Measured::compare(concurrency, p95, objective, now));
-            if let Some(measured) = measured {
+            if let Some(measured) = self.last {
                 self.limits.record(measured);
             }
             self.window = Some(Window::new(now));
         } else if age >= LONGEST_WINDOW {
-            self.p95 = None;
+            (self.p95, self.last) = (None, None);
             self.window = Some(Window::new(now));
         }
     }
@@ -337,7 +353,7 @@ impl LearnedLatencies {
                 &learned.limits,
                 load,
                 current,
-                learned.p95.is_some(),
+                learned.last.as_ref(),
             ),
             p95: learned.p95,
         })
@@ -448,6 +464,54 @@ mod tests {
         assert_eq!((replicas, reason), (3, LatencyReason::Expected));
     }
 
+    /// So many values of which some are within 100 ms and the others between that and a second.
+    fn mixed(fast: u64, all: u64) -> LatencyHistogram {
+        let buckets = [(100_000, fast), (1_000_000, all), (UNBOUNDED, all)];
+        let buckets = buckets.map(|(bound, count)| Bucket { bound, count });
+        LatencyHistogram::new(buckets.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn late_bursts_take_no_replica_away() {
+        let mut learned = learning();
+        for second in 0..600 {
+            let now = at(second * 1_000);
+            // 40 requests for three seconds, and then none for 27
+            let requests = if second % 30 < 3 { 40 } else { 0 };
+            if second % 30 == 1 {
+                learned.add(TTFT, &counted(40, false), now);
+            }
+            let load = LoadNow {
+                requests,
+                serving: 8,
+            };
+            learned.observe(Some(load), now);
+            let (replicas, reason) = asked(&learned, 8);
+            assert!(replicas >= 8, "at {second} s: {replicas}, {reason:?}");
+            assert_ne!(reason, LatencyReason::Unattainable, "at {second} s");
+        }
+    }
+
+    #[test]
+    fn replicas_with_which_the_objective_was_just_met_are_enough() {
+        let mut learned = learning();
+        run(&mut learned, 0..32, (100, 11), (10, false));
+        assert!(asked(&learned, 11).0 > 11);
+        // 437 ms: met, and with nothing to spare
+        for second in 32..100 {
+            let now = at(second * 1_000);
+            learned.add(TTFT, &mixed(92, 100), now);
+            let load = LoadNow {
+                requests: 100,
+                serving: 12,
+            };
+            learned.observe(Some(load), now);
+        }
+        let p95 = learned.state(TTFT, 12).unwrap().p95.unwrap();
+        assert_eq!(p95.is_within(500_000), Some(true));
+        assert_eq!(asked(&learned, 12), (12, LatencyReason::Untried));
+    }
+
     #[test]
     fn what_is_learned_is_forgotten_with_its_objective() {
         let mut learned = learning();
@@ -494,10 +558,12 @@ mod tests {
         run(&mut learned, 60..61, (0, 2), (0, false));
         assert_eq!(learned.load.changes_at(), Some(at(65_000)));
         run(&mut learned, 61..76, (0, 2), (0, false));
-        let half = learned.load.load().requests;
-        assert!((9_000..=11_000).contains(&half.0), "{half}");
+        // a mean of the time in which there were any
+        let load = learned.load.load();
+        assert_eq!((load.requests, load.peak), (Milli(20_000), 20));
         run(&mut learned, 76..96, (0, 2), (0, false));
-        assert_eq!(learned.load.load().requests, Milli(0));
+        let load = learned.load.load();
+        assert_eq!((load.requests, load.peak), (Milli(0), 0));
         assert_eq!(learned.load.changes_at(), None);
     }
 

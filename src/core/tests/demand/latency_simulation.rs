@@ -289,8 +289,10 @@ fn an_objective_is_held_after_a_step_of_the_load_and_replicas_come_back_down() {
             last.iter().all(|replicas| *replicas <= 3),
             "seed {seed}: {shown:?}"
         );
+        // a miss by chance is believed for a while
+        let after = &shown[90..];
         assert!(
-            last.contains(&2) || last.contains(&1),
+            after.contains(&2) || after.contains(&1),
             "seed {seed}: {shown:?}"
         );
         assert!(

@@ -12,8 +12,13 @@ use crate::scaling::milli::Milli;
 const LEVELS: usize = 42;
 /// The first request on a replica: there is no less to have.
 const FEWEST: Milli = Milli(1_000);
-/// That so many requests missed the objective is believed for this long. After that it is tried again.
+/// That so many requests missed the objective is believed for this long. After that it is tried again, and
+/// if it misses once more, that is believed for twice as long, ...
 const MISSED_COUNTS: SignedDuration = SignedDuration::from_mins(30);
+/// ... up to so many times, and up to [`MET_COUNTS`].
+const DOUBLINGS: u32 = 4;
+/// How many times as much as has met the objective a replica may have at most, in thousandths.
+const MOST_FACTOR: u64 = 2_000;
 /// That so many requests met it is believed for this long.
 const MET_COUNTS: SignedDuration = SignedDuration::from_hours(6);
 
@@ -50,12 +55,7 @@ impl Measured {
         })
     }
 
-    fn is_over(&self, now: Timestamp) -> bool {
-        self.expires() <= now
-    }
-
-    fn expires(&self) -> Timestamp {
-        let counts = if self.met { MET_COUNTS } else { MISSED_COUNTS };
+    fn expires(&self, counts: SignedDuration) -> Timestamp {
         self.at.saturating_add(counts).unwrap_or(self.at)
     }
 }
@@ -64,29 +64,64 @@ impl Measured {
 /// it was missed. Newer measurements win: what missed the objective takes back that more requests met it,
 /// and what met it with room to spare takes back that fewer missed it. What just met it takes nothing back:
 /// at the limit one measurement meets the objective and the next one misses it.
+///
+/// More than has met it is tried again and again, and a curve that is flat and then steep makes each try a
+/// miss: the next one comes later each time. Misses with more requests are believed until those with
+/// fewer are not, so that one level is tried at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyLimits {
     /// The last measurement of each level. All that met the objective are below all that missed it.
     levels: BTreeMap<usize, Measured>,
+    /// Where the objective was last missed, until more requests have met it.
+    last_missed: Option<usize>,
+    /// The level of a miss that is not believed any more: so many requests are tried again.
+    tried_again: Option<usize>,
+    /// How often such a try has missed the objective.
+    missed_again: u32,
 }
 
 impl ConcurrencyLimits {
     /// Takes a measurement.
     pub fn record(&mut self, measured: Measured) {
+        match measured.met {
+            true => self.record_met(measured),
+            false => self.record_missed(measured),
+        }
+    }
+
+    fn record_met(&mut self, measured: Measured) {
         let level = level(measured.concurrency);
         let mut missed = self.levels.range(..=level).map(|(_, known)| known);
-        if measured.met && !measured.has_room && missed.any(|known| !known.met) {
+        if !measured.has_room && missed.any(|known| !known.met) {
             return;
         }
-        self.levels.retain(|other, known| {
-            known.met == measured.met
-                || if known.met {
-                    *other < level
-                } else {
-                    *other > level
-                }
-        });
+        self.levels
+            .retain(|other, known| known.met || *other > level);
         self.levels.insert(level, measured);
+        if self.last_missed.is_some_and(|missed| level > missed) {
+            (self.last_missed, self.tried_again, self.missed_again) = Default::default();
+        }
+    }
+
+    fn record_missed(&mut self, measured: Measured) {
+        let measured_at = level(measured.concurrency);
+        self.levels
+            .retain(|other, known| !known.met || *other < measured_at);
+        // a queue that has built up shows more requests than those that it took to build it up
+        let met = self.levels.iter().rfind(|(_, known)| known.met);
+        let level = met.map_or(measured_at, |(met, _)| measured_at.min(met + 1));
+        self.levels.insert(level, measured);
+        let tried_again = self.tried_again.take();
+        if tried_again.is_some_and(|tried| tried.abs_diff(level) <= 1) {
+            self.missed_again = (self.missed_again + 1).min(DOUBLINGS);
+        }
+        self.last_missed = Some(level);
+    }
+
+    /// How long a miss is believed.
+    fn missed_counts(&self) -> SignedDuration {
+        let counts = MISSED_COUNTS.saturating_mul(1 << self.missed_again);
+        counts.min(MET_COUNTS)
     }
 
     /// Forgets what has not been measured for long.
@@ -94,13 +129,36 @@ impl ConcurrencyLimits {
         self.levels.retain(|_, measured| {
             // a clock that was set back leaves nothing in the future
             measured.at = measured.at.min(now);
-            !measured.is_over(now)
+            !measured.met || measured.expires(MET_COUNTS) > now
         });
+        let counts = self.missed_counts();
+        if let Some((level, missed)) = self.first_missed()
+            && missed.expires(counts) <= now
+        {
+            self.levels.remove(&level);
+            self.tried_again = Some(level);
+            // those with more requests have their whole time from now on
+            let others = self.levels.values_mut().filter(|known| !known.met);
+            others.for_each(|known| known.at = now);
+        }
+        if self.levels.is_empty() {
+            *self = Self::default();
+        }
     }
 
     /// When something is next forgotten.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.levels.values().map(Measured::expires).min()
+        let met = self.levels.values().filter(|known| known.met);
+        let met = met.map(|known| known.expires(MET_COUNTS));
+        let missed = self.lowest_missed();
+        let missed = missed.map(|missed| missed.expires(self.missed_counts()));
+        met.chain(missed).min()
+    }
+
+    /// The lowest level that missed the objective, and what was measured there.
+    fn first_missed(&self) -> Option<(usize, &Measured)> {
+        let mut levels = self.levels.iter().map(|(level, known)| (*level, known));
+        levels.find(|(_, known)| !known.met)
     }
 
     /// The measurement with the most requests that met the objective.
@@ -110,28 +168,35 @@ impl ConcurrencyLimits {
 
     /// The measurement with the fewest requests that missed it.
     pub fn lowest_missed(&self) -> Option<&Measured> {
-        self.levels.values().find(|measured| !measured.met)
+        self.first_missed().map(|(_, missed)| missed)
     }
 
     /// Whether so many requests on a replica are as many as have missed the objective.
     pub fn misses(&self, concurrency: Milli) -> bool {
-        let missed = self.lowest_missed();
-        missed.is_some_and(|missed| level(concurrency) >= level(missed.concurrency))
+        let missed = self.first_missed();
+        missed.is_some_and(|(missed, _)| level(concurrency) >= missed)
     }
 
     /// The requests on a replica with which the objective is expected to be met, one at least.
     ///
     /// Latency is taken to grow with the square of the requests at most: what met the objective with room
-    /// to spare lets a replica have up to twice as many, as long as that has not missed it.
+    /// to spare lets a replica have up to twice as many. Once more has missed it, it is half the way there
+    /// at most, as a factor, and none of it if that is the next level.
     pub fn limit(&self, objective_micros: u64) -> Milli {
+        let missed = self.first_missed().map(|(missed, _)| missed);
+        let below = missed.map_or(u64::MAX, |missed| floor(missed) - 1);
         let met = self.highest_met().map_or(FEWEST, |met| {
             let room = objective_micros.saturating_mul(1_000_000) / met.p95.at_least().max(1);
             // the square root of millionths is in thousandths
-            let factor = room.isqrt().clamp(1_000, 2_000);
-            Milli(met.concurrency.0.saturating_mul(factor) / 1_000)
+            let factor = room.isqrt().clamp(1_000, MOST_FACTOR);
+            let met_at = met.concurrency.0;
+            let half_way = match missed {
+                Some(missed) if missed == level(met.concurrency) + 1 => met_at,
+                Some(missed) => met_at.saturating_mul(floor(missed)).isqrt(),
+                None => u64::MAX,
+            };
+            Milli((met_at.saturating_mul(factor) / 1_000).min(half_way))
         });
-        let missed = self.lowest_missed();
-        let below = missed.map_or(u64::MAX, |missed| floor(level(missed.concurrency)) - 1);
         Milli(met.0.min(below)).max(FEWEST)
     }
 
@@ -192,8 +257,9 @@ mod tests {
             (&[(8_000, 1)], 16_000),
             (&[(8_000, 250)], 11_312),
             (&[(300, 100)], 1_000),
-            // below the level that missed it, from 9.324 on
-            (&[(8_000, 125), (10_000, 600)], 9_323),
+            // the level above has missed it, or one that is further up
+            (&[(8_000, 125), (10_000, 600)], 8_000),
+            (&[(12_000, 600), (8_000, 125)], 9_656),
             (&[(1_000, 700)], 1_000),
         ] {
             assert_eq!(limits(all).limit(500_000), Milli(limit), "{all:?}");
@@ -203,7 +269,7 @@ mod tests {
     #[test]
     fn newer_measurements_take_back_older_ones_that_contradict_them() {
         let learned = limits(&[(4_000, 300), (8_000, 400), (16_000, 900)]);
-        assert!(learned.misses(Milli(16_000)) && !learned.misses(Milli(10_000)));
+        assert!(learned.misses(Milli(10_000)) && !learned.misses(Milli(9_000)));
         // prompts are longer now
         let mut longer = learned.clone();
         longer.record(measured(6_000, 800, 10));
@@ -230,6 +296,58 @@ mod tests {
         assert_eq!(learned.highest_met().unwrap().concurrency, Milli(8_000));
         learned.expire(at(6 * 3_600));
         assert!(learned.is_empty());
+    }
+
+    #[test]
+    fn one_miss_shows_how_steep_a_curve_is() {
+        // flat until five requests, and then beyond all bounds
+        let learned = limits(&[(4_000, 50), (8_000, 20_000)]);
+        assert_eq!(learned.limit(500_000), Milli(4_000));
+    }
+
+    /// How often an objective is missed within twelve hours by 40 requests at a time, with a latency that
+    /// is flat until five of them are on a replica. Beyond that there are `queue` thousandths on each.
+    fn misses_over_a_flat_curve(queue: impl Fn(u64) -> u64) -> usize {
+        let mut learned = ConcurrencyLimits::default();
+        let (mut replicas, mut misses) = (10, 0);
+        for minute in 0..12 * 60 {
+            let now = minute * 60;
+            learned.expire(at(now));
+            let each = 40_000 / replicas;
+            if each <= 5_000 {
+                learned.record(measured(each, 50, now));
+                // a window for fewer replicas has passed
+                replicas = 40_000_u64.div_ceil(learned.limit(500_000).0);
+            } else {
+                misses += 1;
+                learned.record(measured(queue(each), 20_000, now));
+                let met = learned.highest_met().map_or(FEWEST, |met| met.concurrency);
+                replicas = 40_000_u64.div_ceil(met.0);
+            }
+        }
+        misses
+    }
+
+    #[test]
+    fn a_constant_load_misses_its_objective_ever_more_seldom() {
+        // after half an hour, one, two and four, and then every six
+        let closed = misses_over_a_flat_curve(|each| each);
+        assert!((2..=7).contains(&closed), "{closed}");
+        // requests that come whether others have ended or not build up a queue
+        let open = misses_over_a_flat_curve(|each| each * 3);
+        assert!((2..=7).contains(&open), "{open}");
+    }
+
+    #[test]
+    fn what_missed_is_tried_again_one_level_at_a_time() {
+        let mut learned = limits(&[(8_000, 900)]);
+        learned.record(measured(5_000, 900, 60));
+        learned.expire(at(1_860));
+        assert!(!learned.misses(Milli(5_000)) && learned.misses(Milli(8_000)));
+        learned.expire(at(1_860 + 1_799));
+        assert!(learned.misses(Milli(8_000)));
+        learned.expire(at(1_860 + 1_800));
+        assert!(!learned.misses(Milli(8_000)));
     }
 
     proptest! {

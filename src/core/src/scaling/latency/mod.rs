@@ -7,11 +7,12 @@
 //!
 //! | requests on a replica, `N / n` | replicas |
 //! |---|---|
-//! | as many as have missed the objective | `ceil(N / K)` where some number has met it, else `ceil(n * p / L)`; one more at least, twice as many at most |
+//! | as many as have missed the objective, and the last measurement missed it too | `ceil(N / K)` where some number has met it, else `ceil(n * p / L)`; one more at least, twice as many at most |
+//! | as many, but the last measurement did not miss it | as many as there are |
 //! | fewer, or nothing has missed it | `ceil(N / K)`, and no more than there are |
 //!
-//! There is never more than a replica for each request: a request that is alone misses the objective with
-//! any number of replicas. Replicas that start change nothing of it before they serve, so orders do not add
+//! There is never more than a replica for each request that there was at a time: a request that is alone
+//! misses the objective with any number of replicas. A miss takes no replica away. Replicas that start change nothing of it before they serve, so orders do not add
 //! up, and once they serve there are no more before it was measured with them: requests that have waited for
 //! them still are where they were.
 
@@ -41,8 +42,11 @@ pub enum LatencyMeasure {
 /// The requests that some replicas have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaLoad {
-    /// Requests that wait and run on them, as a mean of the last seconds.
+    /// Requests that wait and run on them, as a mean of those of the last seconds in which there were
+    /// any: latencies are of these.
     pub requests: Milli,
+    /// The most that there were at a time within these seconds.
+    pub peak: u64,
     /// Replicas that serve.
     pub serving: u32,
 }
@@ -51,6 +55,12 @@ impl ReplicaLoad {
     /// Requests on a replica.
     pub fn concurrency(self) -> Milli {
         Milli(self.requests.0 / u64::from(self.serving.max(1)))
+    }
+
+    /// A replica for each request that there was at a time.
+    fn one_each(self) -> u32 {
+        let peak = u32::try_from(self.peak).unwrap_or(u32::MAX);
+        self.replicas_with(Milli::from_units(1)).max(peak)
     }
 
     /// The replicas with so many requests each.
@@ -95,23 +105,24 @@ pub struct LatencyDemand {
 
 impl LatencyDemand {
     /// What an objective asks for, by what was learned of it. `current` is how many replicas there are,
-    /// those that start included; `is_measured` says whether the latency was measured since the last of
-    /// them began to serve.
+    /// those that start included; `last` is what was last measured since the last of them began to
+    /// serve.
     pub fn new(
         objective: SignedDuration,
         learned: &ConcurrencyLimits,
         load: ReplicaLoad,
         current: u32,
-        is_measured: bool,
+        last: Option<&Measured>,
     ) -> Self {
         let micros = micros(objective);
         let limit = learned.limit(micros);
-        let asked = replicas(micros, learned, limit, load, current);
-        let (replicas, reason) = match asked {
-            (more, LatencyReason::Missed | LatencyReason::NeverMet) if !is_measured => {
-                (more.min(current), LatencyReason::Untried)
-            }
-            asked => asked,
+        let (replicas, reason) = match learned.misses(load.concurrency()) {
+            _ if load.serving == 0 => (0, LatencyReason::NotServing),
+            true => after_miss(micros, learned, load, current, last),
+            false => match load.replicas_with(limit) {
+                enough if enough <= current => (enough, LatencyReason::Expected),
+                _ => (current, LatencyReason::Untried),
+            },
         };
         Self {
             objective,
@@ -128,30 +139,23 @@ pub(crate) fn micros(duration: SignedDuration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(0)
 }
 
-fn replicas(
+/// What is asked for with as many requests on a replica as have missed the objective.
+fn after_miss(
     objective: u64,
     learned: &ConcurrencyLimits,
-    limit: Milli,
     load: ReplicaLoad,
     current: u32,
+    last: Option<&Measured>,
 ) -> (u32, LatencyReason) {
-    let serving = load.serving;
-    if serving == 0 {
-        return (0, LatencyReason::NotServing);
-    }
-    let most = load.replicas_with(Milli::from_units(1));
-    let missed = learned
-        .lowest_missed()
-        .filter(|_| learned.misses(load.concurrency()));
-    let Some(missed) = missed else {
-        let expected = load.replicas_with(limit);
-        return match expected <= current {
-            true => (expected, LatencyReason::Expected),
-            false => (current, LatencyReason::Untried),
-        };
+    let most = load.one_each();
+    let missed = match last {
+        Some(last) if last.met => return (current, LatencyReason::Untried),
+        Some(last) => last,
+        None if most <= load.serving => return (most.min(current), LatencyReason::Unattainable),
+        None => return (current, LatencyReason::Untried),
     };
-    if most <= serving {
-        return (most.min(current), LatencyReason::Unattainable);
+    if most <= load.serving {
+        return (current, LatencyReason::Unattainable);
     }
     let (asked, reason) = match learned.highest_met() {
         Some(met) => (
@@ -159,7 +163,7 @@ fn replicas(
             LatencyReason::Missed,
         ),
         None => {
-            let in_proportion = u128::from(serving) * u128::from(missed.p95.at_least());
+            let in_proportion = u128::from(load.serving) * u128::from(missed.p95.at_least());
             let replicas = in_proportion.div_ceil(u128::from(objective.max(1)));
             (
                 u32::try_from(replicas).unwrap_or(u32::MAX),
@@ -167,8 +171,11 @@ fn replicas(
             )
         }
     };
-    let bounded = asked.clamp(serving.saturating_add(1), serving.saturating_mul(2));
-    (bounded.min(most), reason)
+    let (least, twice) = (
+        load.serving.saturating_add(1),
+        load.serving.saturating_mul(2),
+    );
+    (asked.clamp(least, twice).min(most), reason)
 }
 
 impl fmt::Display for LatencyDemand {
@@ -233,9 +240,12 @@ mod tests {
     ) -> (u32, LatencyReason) {
         let load = ReplicaLoad {
             requests: Milli(requests * 1_000),
+            peak: requests,
             serving,
         };
-        let demand = LatencyDemand::new(OBJECTIVE, &learned(all), load, current, true);
+        let learned = learned(all);
+        let last = learned.lowest_missed();
+        let demand = LatencyDemand::new(OBJECTIVE, &learned, load, current, last);
         (demand.replicas, demand.reason)
     }
 
@@ -275,10 +285,11 @@ mod tests {
     fn nothing_is_added_before_it_was_measured_with_the_replicas_that_there_are() {
         let load = ReplicaLoad {
             requests: Milli(40_000),
+            peak: 40,
             serving: 4,
         };
         let learned = learned(&[(10_000, 9_000)]);
-        let demand = |current| LatencyDemand::new(OBJECTIVE, &learned, load, current, false);
+        let demand = |current| LatencyDemand::new(OBJECTIVE, &learned, load, current, None);
         assert_eq!((demand(4).replicas, demand(6).replicas), (4, 6));
         assert_eq!(demand(4).reason, LatencyReason::Untried);
     }
@@ -311,10 +322,31 @@ mod tests {
             asked(&hopeless, 12, 12, 12),
             (12, LatencyReason::Unattainable)
         );
+        // a miss takes none away, and none of them is needed once it is not missed any more
         assert_eq!(
             asked(&hopeless, 5, 12, 12),
-            (5, LatencyReason::Unattainable)
+            (12, LatencyReason::Unattainable)
         );
+        let load = ReplicaLoad {
+            requests: Milli(5_000),
+            peak: 5,
+            serving: 12,
+        };
+        let demand = LatencyDemand::new(OBJECTIVE, &learned(&hopeless), load, 12, None);
+        assert_eq!(demand.replicas, 5);
+    }
+
+    #[test]
+    fn a_miss_takes_no_replica_away_from_requests_that_come_at_the_same_time() {
+        let learned = learned(&[(500, 900)]);
+        let load = ReplicaLoad {
+            requests: Milli(4_000),
+            peak: 40,
+            serving: 8,
+        };
+        let last = learned.lowest_missed();
+        let demand = LatencyDemand::new(OBJECTIVE, &learned, load, 8, last);
+        assert!(demand.replicas > 8, "{demand:?}");
     }
 
     proptest! {
@@ -326,9 +358,9 @@ mod tests {
             (requests, serving, starting) in (0u64..2_000, 1u32..200, 0u32..50),
         ) {
             let limits = learned(&all);
-            let load = ReplicaLoad { requests: Milli(requests * 1_000), serving };
+            let load = ReplicaLoad { requests: Milli(requests * 1_000), peak: requests, serving };
             let current = serving + starting;
-            let demand = LatencyDemand::new(OBJECTIVE, &limits, load, current, true);
+            let demand = LatencyDemand::new(OBJECTIVE, &limits, load, current, limits.lowest_missed());
             let each = u32::try_from(requests).unwrap();
             prop_assert!(demand.replicas <= current.max(each));
             prop_assert!(demand.replicas <= current.max(serving * 2));
@@ -340,7 +372,7 @@ mod tests {
             // orders do not add up: it asks for as much while they start
             let grown = current.max(demand.replicas);
             if demand.replicas >= current {
-                let again = LatencyDemand::new(OBJECTIVE, &limits, load, grown, true);
+                let again = LatencyDemand::new(OBJECTIVE, &limits, load, grown, limits.lowest_missed());
                 prop_assert!(again.replicas <= grown);
                 prop_assert!(again.replicas >= demand.replicas.min(grown));
             }
