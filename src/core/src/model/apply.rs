@@ -28,7 +28,7 @@ impl Model {
     /// nothing. The time that it takes does not grow with the cluster.
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
-            Event::Service(key, service) => self.set_service(key, service),
+            Event::Service(key, service) => self.set_service(key, service, now),
             Event::Deployment(key, deployment) => self.set_deployment(key, deployment, now),
             Event::Endpoints(key, ready) => self.set_endpoints(key, ready),
             Event::Job(key, job) => self.set_job(key, job),
@@ -95,7 +95,7 @@ impl Model {
         self.marks.services.extend(services);
     }
 
-    fn set_service(&mut self, key: Key, mut service: Option<Service>) {
+    fn set_service(&mut self, key: Key, mut service: Option<Service>, now: Timestamp) {
         if service.is_none() && !self.services.contains_key(&key) {
             return;
         }
@@ -136,8 +136,8 @@ impl Model {
             state.starts.recall(learned.start);
         }
         let priorities = |spec: &Service| (spec.cluster_priority, spec.priority);
-        let (before, now) = (state.spec.as_ref(), service.as_ref());
-        let has_other_priority = before.map(priorities) != now.map(priorities);
+        let (before, after) = (state.spec.as_ref(), service.as_ref());
+        let has_other_priority = before.map(priorities) != after.map(priorities);
         // it may claim the room of others
         self.capacity_preemptions.is_due |= has_other_priority && !state.unschedulable.is_empty();
         state.latencies.set_objectives(objectives(service.as_ref()));
@@ -145,14 +145,14 @@ impl Model {
         state.estimate = Default::default();
         state.worker_estimate = Default::default();
         if let Some(before) = before {
-            self.forget_readings(&key, &before);
+            self.forget_readings(&key, &before, now);
         }
         self.marks.services.insert(key);
     }
 
     /// Forgets what was read of the engines of a service that is not read of them any more: once it is
     /// read again, that is of another time.
-    fn forget_readings(&mut self, key: &Key, before: &Service) {
+    fn forget_readings(&mut self, key: &Key, before: &Service, now: Timestamp) {
         let Some(state) = self.services.get_mut(key) else {
             return;
         };
@@ -176,11 +176,7 @@ impl Model {
             if is_unread {
                 pod.engine.forget_readings();
             }
-            let measures = &mut pod.engine.measures;
-            measures.latencies.retain(|measure, _| is_asked(measure));
-            if !asks_for_cache {
-                measures.kv_cache_use = None;
-            }
+            pod.engine.retain_measures(asks_for_cache, is_asked, now);
         }
     }
 

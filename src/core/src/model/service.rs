@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scale_down_limit::ScaleDownLimit;
-use crate::scaling::{History, Milli, ReplicaLog, RequestSignal, Signal};
+use crate::scaling::{History, LatencyMeasure, Milli, ReplicaLog, RequestSignal, Signal};
 
 use super::claim::BudgetRank;
 use super::event::{
@@ -78,6 +78,8 @@ pub(crate) struct EngineState {
     last_read: Option<LastRead>,
     /// What its last read gave of the measures that signals ask for.
     pub(crate) measures: EngineMeasures,
+    /// When that was.
+    measured_at: Option<Timestamp>,
 }
 
 impl EngineState {
@@ -87,6 +89,23 @@ impl EngineState {
             has_served: self.has_served,
             ..Self::default()
         };
+    }
+
+    /// Forgets the measures of a time before that are asked for no more.
+    pub(crate) fn retain_measures(
+        &mut self,
+        keeps_cache: bool,
+        keeps: impl Fn(&LatencyMeasure) -> bool,
+        now: Timestamp,
+    ) {
+        // one that comes at the same time may be of what is asked for now
+        if self.measured_at == Some(now) {
+            return;
+        }
+        self.measures.latencies.retain(|measure, _| keeps(measure));
+        if !keeps_cache {
+            self.measures.kv_cache_use = None;
+        }
     }
 
     /// Nothing is known of it yet.
@@ -359,6 +378,7 @@ impl ServiceState {
         measures: EngineMeasures,
         now: Timestamp,
     ) -> bool {
+        engine.measured_at = Some(now);
         if engine.measures == measures {
             return false;
         }
