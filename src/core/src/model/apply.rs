@@ -165,16 +165,18 @@ impl Model {
         }
         let is_asked = |measure: &LatencyMeasure| {
             !is_measured_otherwise
+                && !is_unread
                 && objectives(state.spec.as_ref()).any(|(asked, _)| asked == *measure)
         };
         let mut signals = state.spec.iter().flat_map(|spec| &spec.signals);
-        let asks_for_cache = signals.any(|(_, rule)| matches!(rule, SignalRule::KvCacheUse(_)));
+        let asks_for_cache =
+            !is_unread && signals.any(|(_, rule)| matches!(rule, SignalRule::KvCacheUse(_)));
         for uid in &state.pods {
             let Some(pod) = self.pods.get_mut(uid) else {
                 continue;
             };
             if is_unread {
-                pod.engine.forget_readings();
+                pod.engine.forget_requests(now);
             }
             pod.engine.retain_measures(asks_for_cache, is_asked, now);
         }

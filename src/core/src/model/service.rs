@@ -76,6 +76,8 @@ pub(crate) struct EngineState {
     pub(crate) no_progress_since: Option<Timestamp>,
     /// Its last read that showed counters.
     last_read: Option<LastRead>,
+    /// When it was last read.
+    read_at: Option<Timestamp>,
     /// What its last read gave of the measures that signals ask for.
     pub(crate) measures: EngineMeasures,
     /// When that was.
@@ -83,10 +85,15 @@ pub(crate) struct EngineState {
 }
 
 impl EngineState {
-    /// Forgets what was read of it: nothing is read any more.
-    pub(crate) fn forget_readings(&mut self) {
+    /// Forgets what was read of its requests before: nothing is read any more.
+    pub(crate) fn forget_requests(&mut self, now: Timestamp) {
+        if self.read_at == Some(now) {
+            return;
+        }
         *self = Self {
             has_served: self.has_served,
+            measures: std::mem::take(&mut self.measures),
+            measured_at: self.measured_at,
             ..Self::default()
         };
     }
@@ -327,6 +334,7 @@ impl ServiceState {
 
     /// Takes that an engine was read.
     pub(crate) fn read(&mut self, engine: &mut EngineState, reading: Reading, now: Timestamp) {
+        engine.read_at = Some(now);
         let is_active = match reading {
             Reading::Counted {
                 requests,
