@@ -270,11 +270,8 @@ async fn a_service_that_was_woken_often_enough_is_woken_no_more_and_says_when() 
             && (1_790..=1_801).contains(&seconds),
         "{answer}"
     );
-    let told = seen.next().await.services;
-    assert!(
-        told.iter().all(|service| service.held == 0),
-        "it wakes nothing"
-    );
+    let mut sent = seen.next().await.services.into_iter();
+    assert!(sent.all(|service| service.held == 0), "it wakes nothing");
     let wakes = crate::metrics::ServiceLabel::of(&chat());
     assert_eq!(gateway.metrics.wakes.get_or_create(&wakes).get(), 2);
     let refused = crate::metrics::OutcomeLabel {
