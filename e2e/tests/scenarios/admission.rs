@@ -3,6 +3,8 @@
 //! Kubernetes' own controllers run here, each as its ServiceAccount, and make ReplicaSets and pods of what Bursar applies. No program of
 //! Bursar is up. The tenant has every right that RBAC gives.
 
+mod adopted_pods;
+
 use std::fs;
 
 use bursar_e2e::{
@@ -120,6 +122,7 @@ pub(crate) fn policies(cluster: &Cluster) -> ScenarioResult {
     pods_of_the_workload(&mut stage, &pod);
     other_pods(&mut stage);
     bursars_own_writes(&mut stage, &pod);
+    adopted_pods::become_replicas_and_workers(&mut stage);
     labels_are_bursars(&mut stage);
     owned_objects(&mut stage, &pod)?;
     grace_periods(&mut stage);
