@@ -193,12 +193,20 @@ async fn label(
     if live.metadata.uid.as_deref() != Some(&**uid) {
         return Err(ApiError::Conflict { call });
     }
+    if let Some(workload) = live.labels().get(WORKLOAD_LABEL) {
+        // a cache that is behind: to label it once more would bring one that drains back into its Service
+        return match *workload == *service.name {
+            true => Ok(true),
+            false => Err(ApiError::Conflict { call }),
+        };
+    }
     let selector = Selector::try_from(target.selector.clone());
     if !selector.is_ok_and(|selector| selector.matches(live.labels())) {
         return Ok(false);
     }
     let mut metadata = json!({
         "uid": &**uid,
+        "resourceVersion": live.metadata.resource_version,
         "labels": {
             KIND_LABEL: WorkloadKind::InferenceDeployment.as_str(),
             WORKLOAD_LABEL: &*service.name,

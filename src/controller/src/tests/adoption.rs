@@ -2,7 +2,9 @@
 //! changed but their replicas.
 
 use bursar_api::InferenceDeployment;
-use bursar_api::names::{SERVING_LABEL, TARGET_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::names::{
+    DRAINING_ANNOTATION, KIND_LABEL, SERVING_LABEL, TARGET_FINALIZER, WORKLOAD_LABEL,
+};
 use bursar_apitest::faults::Faults;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -15,6 +17,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::leader::{Leader, View};
 use super::sweep::{Stage, every_crash, undisturbed};
 use crate::pod;
 
@@ -214,6 +217,40 @@ async fn nothing_shrinks_before_its_pods_are_known_and_drained() {
     }
     assert!(were_known);
     assert_eq!(stage.world.cut, [""; 0], "each was drained");
+}
+
+/// The replicas that drain.
+fn draining(stage: &Stage) -> Vec<Pod> {
+    let mut pods = stage.world.pods();
+    pods.retain(|pod| pod.annotations().contains_key(DRAINING_ANNOTATION));
+    pods
+}
+
+#[tokio::test]
+async fn a_leader_whose_cache_is_behind_brings_no_replica_that_drains_back() {
+    let mut stage = adopted("Deployment", 0).await;
+    let mut seconds = 0;
+    while draining(&stage).is_empty() {
+        stage.seconds(1).await;
+        seconds += 1;
+        assert!(seconds < 60, "it is idle");
+    }
+    let mut behind = View::of(&stage.world);
+    for pod in &mut behind.pods {
+        pod.annotations_mut().remove(DRAINING_ANNOTATION);
+        for label in [KIND_LABEL, WORKLOAD_LABEL, SERVING_LABEL] {
+            pod.labels_mut().remove(label);
+        }
+    }
+    stage.leader = Leader::new(&stage.world, Faults::default());
+    for _ in 0..3 {
+        stage.leader.reconcile(&stage.world, &behind).await.ok();
+    }
+    let draining = draining(&stage);
+    assert!(!draining.is_empty());
+    for pod in draining {
+        assert_ne!(pod::label(&pod, SERVING_LABEL), Some("true"));
+    }
 }
 
 #[tokio::test]
