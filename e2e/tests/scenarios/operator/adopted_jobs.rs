@@ -12,10 +12,6 @@ const NAMESPACE: &str = "adopted-jobs";
 fn manifests() -> String {
     format!(
         r#"
-apiVersion: v1
-kind: Namespace
-metadata: {{name: {NAMESPACE}, labels: {{bursar.dev/accounting: exact}}}}
----
 apiVersion: batch/v1
 kind: Job
 metadata: {{name: old, namespace: {NAMESPACE}}}
@@ -52,8 +48,14 @@ pub(crate) fn of_a_budget(cluster: &Cluster) -> ScenarioResult {
         wait_for_field(cluster, NAMESPACE, object, path, value, 60)
     };
     let limit = |amount: &str| budget_manifest(NAMESPACE, amount, "");
-    // 2 workers at 6.88 an hour, five minutes at least: 0.5 does not start them
-    cluster.apply(&format!("{}---\n{}", manifests(), limit("0.5")))?;
+    let namespace = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}, labels: {{bursar.dev/accounting: exact}}}}\n"
+    );
+    // without a budget the job starts
+    cluster.apply(&format!("{namespace}---\n{}", limit("0.5")))?;
+    wait_for("budget/team", ".status.phase", "Active")?;
+    // 2 workers at 6.88 an hour, five minutes at least: that does not start them
+    cluster.apply(&manifests())?;
     wait_for("tj/train", &condition_reason("TargetReady"), "Adopted")?;
     wait_for("tj/train", ".status.limitedBy", "Budget")?;
     wait_for("tj/train", ".status.phase", "Queued")?;
