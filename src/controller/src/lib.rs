@@ -19,6 +19,7 @@
 //! | `subject` | the objects that the controller acts for |
 //! | `scale_target`, `rollout` | workloads that exist and are scaled by `targetRef` |
 //! | `job_target` | jobs that exist and are started and suspended by `targetRef` |
+//! | `target_work` | when targets are read and their pods labelled, and how many at a time |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `evictions` | pods of no workload that have no money |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
@@ -90,6 +91,7 @@ mod spend_status;
 mod status;
 mod status_memory;
 mod status_pacing;
+mod target_work;
 #[cfg(test)]
 mod tests;
 mod training;

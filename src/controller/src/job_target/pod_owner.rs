@@ -15,7 +15,7 @@ const MAX_HOPS: usize = 4;
 
 /// The controlling owner of something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     pub(super) uid: Name,
     pub(super) group: String,
     pub(super) kind: String,
@@ -36,7 +36,7 @@ pub(super) enum PodOwner {
 /// Who owns what may own pods, for as long as there are such pods: it has no more entries than four for each
 /// controller of a pod that is there, whatever pods say of owners.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+pub(crate) struct Owners {
     /// The controller of each pod.
     controllers: BTreeMap<Key, Name>,
     /// Pods and the owners above them, by the UID of their controller.

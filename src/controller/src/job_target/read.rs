@@ -13,7 +13,7 @@ use crate::scale_target::TargetProblem;
 
 /// What is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub(super) namespace: String,
     pub(super) target: TargetRef,
 }

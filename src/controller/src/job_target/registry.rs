@@ -9,7 +9,7 @@ use bursar_api::conditions::target_ready;
 use bursar_api::spend::WorkloadKind;
 use bursar_core::model::{Key, Name};
 use bursar_core::training::Retry;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
@@ -18,31 +18,21 @@ use tokio::sync::Notify;
 use super::pod_owner::{Owner, PodOwner};
 use super::read::{Reading, Wanted};
 use super::record::Record;
-use super::state::{Entry, PendingPod, State, after};
+use super::state::{Entry, PendingPod, State};
 use super::table::JobTargetKinds;
 use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::cache::key_of;
 use crate::lock::lock;
 use crate::pod;
-
-/// How often a job is read though nothing happens, ...
-const READ_INTERVAL: SignedDuration = SignedDuration::from_secs(15);
-/// ... and how many are read in a second at most for this reason: with more of them the interval grows.
-const READS_A_SECOND: i64 = 50;
-/// One that is not there may come: the wait doubles from this up to [`LONGEST_RETRY`].
-const MISSING_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
-/// So long after a pod of a job has changed, that is read: more changes follow.
-const SETTLE: SignedDuration = SignedDuration::from_secs(1);
-/// A pod that may be of a job is in no other account for this long after its creation.
-const OWNER_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
-/// The wait after the first failure to label a pod or to read an owner, and the longest.
-const FIRST_RETRY: SignedDuration = SignedDuration::from_millis(500);
-const LONGEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
+use crate::target_work::{
+    FIRST_RETRY, OWNER_TIMEOUT, SETTLE, TargetWork, after, missing_interval, read_interval,
+    retry_wait,
+};
 
 /// What is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Work {
+pub(crate) enum Work {
     /// Read the target of this TrainingJob.
     Read(Key, Wanted),
     /// Read who owns this owner of a pod.
@@ -278,21 +268,94 @@ impl JobTargets {
         std::mem::take(&mut lock(&self.state).successors)
     }
 
-    /// Waits until something is to be done that was not before.
-    pub(super) async fn added(&self) {
-        self.added.notified().await;
+    /// Takes what was read of a target. Returns whether it is new.
+    pub(super) fn note_read(
+        &self,
+        key: &Key,
+        wanted: &Wanted,
+        reading: Reading,
+        now: Timestamp,
+    ) -> bool {
+        let mut state = lock(&self.state);
+        let interval = read_interval(state.jobs.len());
+        let Some(entry) = state
+            .jobs
+            .get_mut(key)
+            .filter(|entry| entry.wanted == *wanted)
+        else {
+            return false;
+        };
+        entry.is_reading = false;
+        // its templates may be about to come as well
+        let lacks = [target_ready::NOT_FOUND, target_ready::NO_TEMPLATES];
+        let is_missing = (reading.problem.as_ref())
+            .is_some_and(|problem| lacks.contains(&problem.reason) || reading.target.is_none());
+        entry.missing = match is_missing {
+            true => entry.missing.saturating_add(1),
+            false => 0,
+        };
+        let next = match (entry.is_outdated, is_missing) {
+            (true, _) => after(now, SETTLE),
+            (false, true) => after(now, missing_interval(entry.missing, interval)),
+            (false, false) => after(now, interval),
+        };
+        (entry.next_read, entry.is_outdated) = (next, false);
+        let before = entry.read.clone();
+        let view = entry.next_view(reading, now);
+        let is_new = before.as_ref() != Some(&view);
+        entry.read = Some(view.clone());
+        state.reads.insert((next, key.clone()));
+        if is_new {
+            state.note_change(key, before.as_ref(), &view);
+        }
+        is_new
     }
 
-    /// When something is to be done next.
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
-        let state = lock(&self.state);
-        let reads = state.reads.first().map(|(at, _)| *at);
-        let pods = state.due_pods.first().map(|(at, _)| *at);
-        reads.into_iter().chain(pods).min()
+    /// Takes who owns an owner of pods; `None` if nobody does, or it is gone.
+    pub(super) fn note_owner(&self, pod: &Key, uid: &Name, owner: Option<Owner>, now: Timestamp) {
+        let mut state = lock(&self.state);
+        state.owners.set(uid, owner);
+        state.schedule_pod(pod, now);
     }
 
-    /// Takes what is to be done now with pods.
-    pub(super) fn take_pod(&self, now: Timestamp) -> Option<Work> {
+    /// A pod has what it is to get, or is none of a job.
+    pub(super) fn note_done(&self, pod: &Key) {
+        lock(&self.state).remove_pod(pod);
+    }
+
+    /// Since when this leader has tried to give the target of a TrainingJob back.
+    pub(super) fn release_since(&self, key: &Key, now: Timestamp) -> Timestamp {
+        let mut state = lock(&self.state);
+        *state.releases.entry(key.clone()).or_insert(now)
+    }
+
+    /// A pod could not be labelled, or an owner not be read: it is tried again later.
+    pub(super) fn note_failure(&self, pod: &Key, now: Timestamp) {
+        let mut state = lock(&self.state);
+        if let Some(found) = state.pods.get_mut(pod) {
+            let wait = retry_wait(found.failures);
+            found.failures = found.failures.saturating_add(1);
+            state.schedule_pod(pod, after(now, wait));
+        }
+    }
+}
+
+impl TargetWork for JobTargets {
+    type Work = Work;
+
+    fn take_read(&self, now: Timestamp) -> Option<Work> {
+        let mut state = lock(&self.state);
+        let (due, key) = state.reads.first().cloned()?;
+        if due > now {
+            return None;
+        }
+        state.reads.pop_first();
+        let entry = state.jobs.get_mut(&key)?;
+        (entry.is_reading, entry.is_outdated) = (true, false);
+        Some(Work::Read(key, entry.wanted.clone()))
+    }
+
+    fn take_pod(&self, now: Timestamp) -> Option<Work> {
         let mut state = lock(&self.state);
         loop {
             let (due, key) = state.due_pods.first().cloned()?;
@@ -330,91 +393,14 @@ impl JobTargets {
         }
     }
 
-    /// Takes the target that is to be read now.
-    pub(super) fn take_read(&self, now: Timestamp) -> Option<Work> {
-        let mut state = lock(&self.state);
-        let (due, key) = state.reads.first().cloned()?;
-        if due > now {
-            return None;
-        }
-        state.reads.pop_first();
-        let entry = state.jobs.get_mut(&key)?;
-        (entry.is_reading, entry.is_outdated) = (true, false);
-        Some(Work::Read(key, entry.wanted.clone()))
+    fn next_due(&self) -> Option<Timestamp> {
+        let state = lock(&self.state);
+        let reads = state.reads.first().map(|(at, _)| *at);
+        let pods = state.due_pods.first().map(|(at, _)| *at);
+        reads.into_iter().chain(pods).min()
     }
 
-    /// Takes what was read of a target. Returns whether it is new.
-    pub(super) fn note_read(
-        &self,
-        key: &Key,
-        wanted: &Wanted,
-        reading: Reading,
-        now: Timestamp,
-    ) -> bool {
-        let mut state = lock(&self.state);
-        let interval = i64::try_from(state.jobs.len()).unwrap_or(i64::MAX) / READS_A_SECOND;
-        let interval = READ_INTERVAL.max(SignedDuration::from_secs(interval));
-        let Some(entry) = state
-            .jobs
-            .get_mut(key)
-            .filter(|entry| entry.wanted == *wanted)
-        else {
-            return false;
-        };
-        entry.is_reading = false;
-        // its templates may be about to come as well
-        let lacks = [target_ready::NOT_FOUND, target_ready::NO_TEMPLATES];
-        let is_missing = (reading.problem.as_ref())
-            .is_some_and(|problem| lacks.contains(&problem.reason) || reading.target.is_none());
-        entry.missing = match is_missing {
-            true => entry.missing.saturating_add(1),
-            false => 0,
-        };
-        let next = match (entry.is_outdated, is_missing) {
-            (true, _) => after(now, SETTLE),
-            (false, true) => {
-                let wait = MISSING_INTERVAL.saturating_mul(1 << entry.missing.min(6));
-                after(now, wait.min(interval.max(LONGEST_RETRY)))
-            }
-            (false, false) => after(now, interval),
-        };
-        (entry.next_read, entry.is_outdated) = (next, false);
-        let before = entry.read.clone();
-        let view = entry.next_view(reading, now);
-        let is_new = before.as_ref() != Some(&view);
-        entry.read = Some(view.clone());
-        state.reads.insert((next, key.clone()));
-        if is_new {
-            state.note_change(key, before.as_ref(), &view);
-        }
-        is_new
-    }
-
-    /// Takes who owns an owner of pods; `None` if nobody does, or it is gone.
-    pub(super) fn note_owner(&self, pod: &Key, uid: &Name, owner: Option<Owner>, now: Timestamp) {
-        let mut state = lock(&self.state);
-        state.owners.set(uid, owner);
-        state.schedule_pod(pod, now);
-    }
-
-    /// A pod has what it is to get, or is none of a job.
-    pub(super) fn note_done(&self, pod: &Key) {
-        lock(&self.state).remove_pod(pod);
-    }
-
-    /// Since when this leader has tried to give the target of a TrainingJob back.
-    pub(super) fn release_since(&self, key: &Key, now: Timestamp) -> Timestamp {
-        let mut state = lock(&self.state);
-        *state.releases.entry(key.clone()).or_insert(now)
-    }
-
-    /// A pod could not be labelled, or an owner not be read: it is tried again later.
-    pub(super) fn note_failure(&self, pod: &Key, now: Timestamp) {
-        let mut state = lock(&self.state);
-        if let Some(found) = state.pods.get_mut(pod) {
-            let wait = FIRST_RETRY.saturating_mul(1 << found.failures.min(7));
-            found.failures = found.failures.saturating_add(1);
-            state.schedule_pod(pod, after(now, wait.min(LONGEST_RETRY)));
-        }
+    fn added(&self) -> &Notify {
+        &self.added
     }
 }

@@ -14,6 +14,7 @@ use super::record::Record;
 use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::scale_target::TargetProblem;
+use crate::target_work::after;
 
 /// A target that was read before goes on counting for this long while reads fail.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -90,11 +91,6 @@ pub(super) struct State {
     pub(super) releases: HashMap<Key, Timestamp>,
     /// TrainingJobs that have a target from now on which another one has given back.
     pub(super) successors: BTreeSet<Key>,
-}
-
-/// A time so long after another.
-pub(super) fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {
-    now.saturating_add(wait).unwrap_or(now)
 }
 
 fn target_key(key: &Key, wanted: &Wanted) -> TargetKey {

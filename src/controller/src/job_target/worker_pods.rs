@@ -2,13 +2,10 @@
 //! worker. Whose a pod is follows from owners by UID; what its labels say does not count.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bursar_api::names::{KIND_LABEL, ROLE_LABEL, WORKLOAD_LABEL};
-use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::spend::WorkloadKind;
 use bursar_core::model::{Key, Name};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -19,15 +16,9 @@ use super::pod_owner::Owner;
 use super::read;
 use super::registry::Work;
 use crate::api_calls::{ApiError, with_timeout};
-use crate::cache::{CacheChange, CacheChanges, CachedKind, Trigger, cached};
+use crate::cache::{CacheChange, CacheChanges, CachedKind, cached};
 use crate::context::Context;
-
-/// Reads of jobs at a time.
-const MAX_READS: usize = 8;
-/// Pods that are labelled, and owners that are read, at a time.
-const MAX_PODS: usize = 16;
-/// The pause of each such place after a read: 50 reads a second are the most of all places together.
-const PAUSE: Duration = Duration::from_millis(160);
+use crate::target_work::{self, sync_unmanaged, warn};
 
 /// Reads targets and labels pods for as long as the process leads.
 pub(crate) async fn run(
@@ -35,72 +26,26 @@ pub(crate) async fn run(
     changes: CacheChanges,
     clock: impl Fn() -> Timestamp,
 ) {
-    const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-    let perform = async |work: Work| {
-        let is_read = matches!(work, Work::Read(..));
-        let change = perform(context, &work, &clock).await;
-        // nobody decides at the end of leadership
-        let is_over = change.is_some_and(|change| changes.send(change).is_err());
-        if is_read {
-            tokio::time::sleep(PAUSE).await;
-        }
-        (is_read, is_over)
-    };
-    let mut tasks = FuturesUnordered::new();
-    let (mut reads, mut pods) = (0, 0);
-    loop {
-        while reads < MAX_READS
-            && let Some(work) = context.job_targets.take_read(clock())
-        {
-            reads += 1;
-            tasks.push(perform(work));
-        }
-        while pods < MAX_PODS
-            && let Some(work) = context.job_targets.take_pod(clock())
-        {
-            pods += 1;
-            tasks.push(perform(work));
-        }
-        let next = context.job_targets.next_due();
-        let next = next.filter(|_| reads < MAX_READS && pods < MAX_PODS);
-        let wait = next.map(|at| Duration::try_from(at.duration_since(clock())));
-        let wait = wait.map_or(LONGEST_SLEEP, Result::unwrap_or_default);
-        tokio::select! {
-            Some((was_read, is_over)) = tasks.next() => {
-                if is_over {
-                    return;
-                }
-                match was_read {
-                    true => reads -= 1,
-                    false => pods -= 1,
-                }
-            }
-            () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => {}
-            () = context.job_targets.added() => {}
-        }
-    }
+    let perform = |work| perform(context, work, &clock);
+    target_work::run(&context.job_targets, perform, changes, &clock).await;
 }
 
 /// Does all that is due, one after the other.
 #[cfg(test)]
 pub(crate) async fn run_due(context: &Context, now: Timestamp) {
-    loop {
-        let targets = &context.job_targets;
-        let Some(work) = targets.take_read(now).or_else(|| targets.take_pod(now)) else {
-            return;
-        };
-        perform(context, &work, &|| now).await;
-    }
+    let clock = || now;
+    let perform = |work| perform(context, work, &clock);
+    target_work::run_due(&context.job_targets, perform, now).await;
 }
 
 /// Does a piece of work; returns what the model is to be told.
 async fn perform(
     context: &Context,
-    work: &Work,
+    work: Work,
     clock: &impl Fn() -> Timestamp,
 ) -> Option<CacheChange> {
     let targets = &context.job_targets;
-    match work {
+    match &work {
         Work::Read(key, wanted) => {
             let reading = read::read(&context.client, targets.kinds(), wanted).await;
             let is_new = targets.note_read(key, wanted, reading, clock());
@@ -131,7 +76,7 @@ async fn perform(
         }
         Work::Known(pod) => Some(CacheChange::Object(CachedKind::Pod, pod.clone())),
         Work::Disown(namespace) => {
-            sync_unmanaged(context, namespace);
+            sync_unmanaged(&context.ledger_triggers, namespace);
             None
         }
     }
@@ -140,19 +85,7 @@ async fn perform(
 /// A pod is tried again later, and may be charged to nobody's workload meanwhile.
 fn note_failure(context: &Context, pod: &Key, now: Timestamp) {
     context.job_targets.note_failure(pod, now);
-    sync_unmanaged(context, &pod.namespace);
-}
-
-/// The account of pods of no workload may have one more.
-fn sync_unmanaged(context: &Context, namespace: &Name) {
-    let account = WorkloadRef::unmanaged(namespace.to_string());
-    // the worker ends with the process, and this task does too
-    let _ = context.ledger_triggers.send(Trigger::Workload(account));
-}
-
-fn warn(pod: &Key, error: &ApiError, what: &str) {
-    let (namespace, name) = (&*pod.namespace, &*pod.name);
-    tracing::warn!(namespace, name, %error, "{what}");
+    sync_unmanaged(&context.ledger_triggers, &pod.namespace);
 }
 
 /// Who owns what owns a pod; `None` if nobody does, it is gone, or it may not be read.

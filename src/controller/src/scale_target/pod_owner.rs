@@ -22,14 +22,14 @@ pub(super) struct Controller {
 
 /// What makes pods for a workload that owns it, as its kind and its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Maker {
+pub(crate) struct Maker {
     pub(super) kind: MakerKind,
     pub(super) name: String,
 }
 
 /// The kinds of such objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MakerKind {
+pub(crate) enum MakerKind {
     /// Of a Deployment, or of a kind like it.
     ReplicaSet,
     /// Of a LeaderWorkerSet, or of the leader of one of its groups.

@@ -33,7 +33,7 @@ const MAKERS_OF_TARGETS: [&str; 3] = [
 
 /// What is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub(super) namespace: String,
     pub(super) target: TargetRef,
     pub(super) service: Option<ServiceRef>,

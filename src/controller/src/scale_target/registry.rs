@@ -8,7 +8,7 @@ use bursar_api::InferenceDeployment;
 use bursar_api::engine::Engine;
 use bursar_api::spend::WorkloadKind;
 use bursar_core::model::{Key, Name};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
@@ -17,33 +17,24 @@ use tokio::sync::Notify;
 use super::pod_maker::MadeBy;
 use super::pod_owner::{Maker, PodOwner, created, unlabelled};
 use super::read::{Reading, Wanted};
-use super::state::{Entry, State, UnlabelledPod, after, target_key};
+use super::state::{Entry, State, UnlabelledPod, target_key};
 use super::view::TargetView;
 use super::{ScaleTarget, is_recorded};
 use crate::api_calls::ApiError;
 use crate::cache::key_of;
 use crate::lock::lock;
 use crate::pod;
+use crate::target_work::{
+    FIRST_RETRY, OWNER_TIMEOUT, SETTLE, TargetWork, after, missing_interval, read_interval,
+    retry_wait,
+};
 
-/// How often a target is read though nothing happens, ...
-const READ_INTERVAL: SignedDuration = SignedDuration::from_secs(15);
-/// ... and how many are read in a second at most for this reason: with more targets the interval grows.
-const READS_A_SECOND: i64 = 50;
-/// One that is not there may come: the wait doubles from this up to [`LONGEST_RETRY`].
-const MISSING_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
-/// So long after a pod of a target has changed, or its replicas were ordered, it is read: more changes follow.
-const SETTLE: SignedDuration = SignedDuration::from_secs(1);
-/// A pod that may be a target's is in no other account for this long after its creation.
-const OWNER_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
-/// The wait after the first failure to label a pod or to read what made it, and the longest.
-const FIRST_RETRY: SignedDuration = SignedDuration::from_millis(500);
-const LONGEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// ReplicaSets and StatefulSets of which it is remembered who made them.
 const MAX_MAKERS: usize = 20_000;
 
 /// What is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Work {
+pub(crate) enum Work {
     /// Read the target of this service.
     Read(Key, Wanted),
     /// Read who made what a pod is made by, and that has this UID.
@@ -259,73 +250,6 @@ impl ScaleTargets {
         lock(&self.state).changed.remove(key)
     }
 
-    /// Waits until something is to be done that was not before.
-    pub(super) async fn added(&self) {
-        self.added.notified().await;
-    }
-
-    /// When something is to be done next.
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
-        let state = lock(&self.state);
-        let reads = state.reads.first().map(|(at, _)| *at);
-        let pods = state.due_pods.first().map(|(at, _)| *at);
-        reads.into_iter().chain(pods).min()
-    }
-
-    /// Takes what is to be done now with pods.
-    pub(super) fn take_pod(&self, now: Timestamp) -> Option<Work> {
-        let mut state = lock(&self.state);
-        loop {
-            let (due, key) = state.due_pods.first().cloned()?;
-            if due > now {
-                return None;
-            }
-            state.due_pods.pop_first();
-            let Some(pod) = state.pods.get(&key).cloned() else {
-                continue;
-            };
-            let end = after(pod.created, OWNER_TIMEOUT);
-            match state.owner(&key.namespace, &pod.controller) {
-                PodOwner::Replica(service) => {
-                    let leader = state.leader(&pod.controller);
-                    return Some(Work::Label {
-                        pod: key,
-                        uid: pod.uid,
-                        service,
-                        leader,
-                    });
-                }
-                PodOwner::Made(maker) => {
-                    return Some(Work::ReadMaker {
-                        pod: key,
-                        maker,
-                        uid: pod.controller.uid,
-                    });
-                }
-                PodOwner::Unknown if now < end => {
-                    state.schedule_pod(&key, end.min(after(now, FIRST_RETRY)));
-                }
-                PodOwner::Other | PodOwner::Unknown => {
-                    state.remove_pod(&key);
-                    return Some(Work::Disown(key.namespace));
-                }
-            }
-        }
-    }
-
-    /// Takes the target that is to be read now.
-    pub(super) fn take_read(&self, now: Timestamp) -> Option<Work> {
-        let mut state = lock(&self.state);
-        let (due, key) = state.reads.first().cloned()?;
-        if due > now {
-            return None;
-        }
-        state.reads.pop_first();
-        let entry = state.services.get_mut(&key)?;
-        (entry.is_reading, entry.is_outdated) = (true, false);
-        Some(Work::Read(key, entry.wanted.clone()))
-    }
-
     /// Takes what was read of a target. Returns whether it is new.
     pub(super) fn note_read(
         &self,
@@ -335,8 +259,7 @@ impl ScaleTargets {
         now: Timestamp,
     ) -> bool {
         let mut state = lock(&self.state);
-        let interval = i64::try_from(state.services.len()).unwrap_or(i64::MAX) / READS_A_SECOND;
-        let interval = READ_INTERVAL.max(SignedDuration::from_secs(interval));
+        let interval = read_interval(state.services.len());
         let Some(entry) = state.services.get_mut(key) else {
             return false;
         };
@@ -348,10 +271,7 @@ impl ScaleTargets {
             false => 0,
         };
         let next = match is_current {
-            true if is_missing => {
-                let wait = MISSING_INTERVAL.saturating_mul(1 << entry.missing.min(6));
-                after(now, wait.min(interval.max(LONGEST_RETRY)))
-            }
+            true if is_missing => after(now, missing_interval(entry.missing, interval)),
             true => after(now, interval),
             false => after(now, SETTLE),
         };
@@ -396,9 +316,76 @@ impl ScaleTargets {
     pub(super) fn note_failure(&self, pod: &Key, now: Timestamp) {
         let mut state = lock(&self.state);
         if let Some(found) = state.pods.get_mut(pod) {
-            let wait = FIRST_RETRY.saturating_mul(1 << found.failures.min(7));
+            let wait = retry_wait(found.failures);
             found.failures = found.failures.saturating_add(1);
-            state.schedule_pod(pod, after(now, wait.min(LONGEST_RETRY)));
+            state.schedule_pod(pod, after(now, wait));
         }
+    }
+}
+
+impl TargetWork for ScaleTargets {
+    type Work = Work;
+
+    fn take_read(&self, now: Timestamp) -> Option<Work> {
+        let mut state = lock(&self.state);
+        let (due, key) = state.reads.first().cloned()?;
+        if due > now {
+            return None;
+        }
+        state.reads.pop_first();
+        let entry = state.services.get_mut(&key)?;
+        (entry.is_reading, entry.is_outdated) = (true, false);
+        Some(Work::Read(key, entry.wanted.clone()))
+    }
+
+    fn take_pod(&self, now: Timestamp) -> Option<Work> {
+        let mut state = lock(&self.state);
+        loop {
+            let (due, key) = state.due_pods.first().cloned()?;
+            if due > now {
+                return None;
+            }
+            state.due_pods.pop_first();
+            let Some(pod) = state.pods.get(&key).cloned() else {
+                continue;
+            };
+            let end = after(pod.created, OWNER_TIMEOUT);
+            match state.owner(&key.namespace, &pod.controller) {
+                PodOwner::Replica(service) => {
+                    let leader = state.leader(&pod.controller);
+                    return Some(Work::Label {
+                        pod: key,
+                        uid: pod.uid,
+                        service,
+                        leader,
+                    });
+                }
+                PodOwner::Made(maker) => {
+                    return Some(Work::ReadMaker {
+                        pod: key,
+                        maker,
+                        uid: pod.controller.uid,
+                    });
+                }
+                PodOwner::Unknown if now < end => {
+                    state.schedule_pod(&key, end.min(after(now, FIRST_RETRY)));
+                }
+                PodOwner::Other | PodOwner::Unknown => {
+                    state.remove_pod(&key);
+                    return Some(Work::Disown(key.namespace));
+                }
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
+        let state = lock(&self.state);
+        let reads = state.reads.first().map(|(at, _)| *at);
+        let pods = state.due_pods.first().map(|(at, _)| *at);
+        reads.into_iter().chain(pods).min()
+    }
+
+    fn added(&self) -> &Notify {
+        &self.added
     }
 }

@@ -15,6 +15,7 @@ use super::read::{Reading, Wanted};
 use super::service::ServiceProblem;
 use super::target::{ScaleTarget, TargetProblem};
 use super::view::TargetView;
+use crate::target_work::after;
 
 /// A target that was read before goes on counting for this long while reads fail.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -82,11 +83,6 @@ pub(super) fn target_key(namespace: &Name, target: &TargetRef) -> TargetKey {
         target.kind.clone(),
         target.name.clone(),
     )
-}
-
-/// A time so long after another.
-pub(super) fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {
-    now.saturating_add(wait).unwrap_or(now)
 }
 
 /// Whether pods with this controller may be replicas of a target, which owns the pods or `through` what made
