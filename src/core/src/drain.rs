@@ -123,59 +123,82 @@ fn count<'a>(pods: impl Iterator<Item = &'a Replica>) -> u32 {
 
 /// The next steps from `input` towards what is allowed.
 pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
-    let leaving = || leaving(&input.pods);
-    let non_draining = non_draining(input.replicas, &input.pods);
-    let given_up = given_up(input.replicas, &input.pods);
     let mut steps = Steps {
         replicas: input.replicas,
         ..Steps::default()
     };
-    if input.allowed >= non_draining {
-        // those that began to leave last have lost the least, and what was given up is not ours to keep
-        let mut back: Vec<_> = leaving().collect();
-        back.sort_by_key(|pod| {
-            (
-                pod.ordinal,
-                pod.marked_for_deletion,
-                std::cmp::Reverse(pod.draining_since),
-            )
-        });
-        let ours = count(leaving()) - given_up;
-        let kept = ours.min(input.allowed - non_draining);
-        steps.keep = names(back.into_iter().take(kept as usize));
-        steps.replicas = input.replicas.max(input.allowed);
-    } else if input.rollout != RolloutState::Moving || input.budget || input.allowed == 0 {
-        let keeps_broken =
-            input.rollout == RolloutState::Stuck && !input.budget && input.allowed > 0;
-        let mut candidates: Vec<_> = input
-            .pods
-            .iter()
-            .filter(|pod| pod.draining_since.is_none() && (pod.may_have_requests || !keeps_broken))
-            .collect();
-        candidates.sort_by_key(|pod| {
-            (
-                std::cmp::Reverse(pod.ordinal),
-                pod.has_node,
-                pod.may_have_requests,
-                !pod.stalled,
-                pod.busy.unwrap_or(u64::MAX),
-                std::cmp::Reverse(pod.created),
-                pod.uid.clone(),
-            )
-        });
-        let mut surplus = (non_draining - input.allowed) as usize;
-        // replicas without a pod need no drain
-        let mut podless = (non_draining as usize)
-            .saturating_sub(candidates.len())
-            .min(surplus)
-            .min(deletable_without_pod(input));
-        if keeps_broken {
-            podless = 0;
-            surplus = surplus.min(candidates.len().saturating_sub(1));
-        }
-        steps.drain = names(candidates.into_iter().take(surplus - podless));
-        steps.replicas -= u32::try_from(podless).unwrap_or(0);
+    // a rollout has pods beyond the replicas, and these go with the last replica
+    let all_go = input.allowed == 0 && input.replicas > 0;
+    if all_go || input.allowed < non_draining(input.replicas, &input.pods) {
+        begin(input, all_go, &mut steps);
+    } else {
+        recall(input, &mut steps);
     }
+    finish(input, now, &mut steps);
+    steps
+}
+
+/// Lets replicas stay that leave, before new ones are made.
+fn recall(input: &DrainInput, steps: &mut Steps) {
+    let non_draining = non_draining(input.replicas, &input.pods);
+    // those that began to leave last have lost the least, and what was given up is not ours to keep
+    let mut back: Vec<_> = leaving(&input.pods).collect();
+    back.sort_by_key(|pod| {
+        (
+            pod.ordinal,
+            pod.marked_for_deletion,
+            std::cmp::Reverse(pod.draining_since),
+        )
+    });
+    let ours = count(leaving(&input.pods)) - given_up(input.replicas, &input.pods);
+    let kept = ours.min(input.allowed.saturating_sub(non_draining));
+    steps.keep = names(back.into_iter().take(kept as usize));
+    steps.replicas = input.replicas.max(input.allowed);
+}
+
+/// Tells replicas to leave that are more than is allowed.
+fn begin(input: &DrainInput, all_go: bool, steps: &mut Steps) {
+    if input.rollout == RolloutState::Moving && !input.budget && !all_go {
+        return;
+    }
+    let non_draining = non_draining(input.replicas, &input.pods);
+    let keeps_broken = input.rollout == RolloutState::Stuck && !input.budget && !all_go;
+    let mut candidates: Vec<_> = input
+        .pods
+        .iter()
+        .filter(|pod| pod.draining_since.is_none() && (pod.may_have_requests || !keeps_broken))
+        .collect();
+    candidates.sort_by_key(|pod| {
+        (
+            std::cmp::Reverse(pod.ordinal),
+            pod.has_node,
+            pod.may_have_requests,
+            !pod.stalled,
+            pod.busy.unwrap_or(u64::MAX),
+            std::cmp::Reverse(pod.created),
+            pod.uid.clone(),
+        )
+    });
+    let mut surplus = non_draining.saturating_sub(input.allowed) as usize;
+    // replicas without a pod need no drain
+    let mut podless = (non_draining as usize)
+        .saturating_sub(candidates.len())
+        .min(surplus)
+        .min(deletable_without_pod(input));
+    if keeps_broken {
+        podless = 0;
+        surplus = surplus.min(candidates.len().saturating_sub(1));
+    }
+    let drained = match all_go {
+        true => candidates.len(),
+        false => surplus - podless,
+    };
+    steps.drain = names(candidates.into_iter().take(drained));
+    steps.replicas -= u32::try_from(podless).unwrap_or(0);
+}
+
+/// Removes replicas that have left.
+fn finish(input: &DrainInput, now: Timestamp, steps: &mut Steps) {
     let is_busy_unready = |pod: &Replica| {
         pod.draining_since.is_none() && !pod.ready && pod.may_have_requests && pod.busy != Some(0)
     };
@@ -201,13 +224,18 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         }
     }
     let removed = u32::try_from(steps.remove.len()).unwrap_or(u32::MAX);
+    let beyond_replicas = given_up(input.replicas, &input.pods);
+    // with the last replica go all pods that are left
+    let is_in_use = |pod: &Replica| pod.has_node && !steps.remove.contains(&pod.uid);
+    let some_is_in_use = input.pods.iter().any(is_in_use);
+    let least = input.allowed.max(u32::from(some_is_in_use));
     steps.replicas = steps
         .replicas
-        .saturating_sub(removed.saturating_sub(given_up));
+        .saturating_sub(removed.saturating_sub(beyond_replicas))
+        .max(least.min(steps.replicas));
     if !steps.drain.is_empty() {
         steps.requeue_at = steps.requeue_at.into_iter().chain([now + SETTLE]).min();
     }
-    steps
 }
 
 /// How many replicas without a pod go first where the number shrinks: of a StatefulSet those above its

@@ -212,6 +212,73 @@ fn a_rollout_is_not_disturbed_unless_everything_goes_or_a_budget_says_so() {
 }
 
 #[test]
+fn all_pods_of_a_rollout_drain_before_the_last_replica_goes() {
+    // three pods of two replicas: one is the surge of the rollout
+    let to_zero = |pods: Vec<Replica>| {
+        let input = DrainInput {
+            replicas: 2,
+            rollout: RolloutState::Moving,
+            budget: true,
+            ..input(0, pods)
+        };
+        steps(&input, now())
+    };
+    let gone = |pod: Replica| Replica {
+        draining_since: ago(9),
+        in_endpoints: false,
+        busy: Some(0),
+        ..pod
+    };
+    let of_set = [2, 1, 0].map(|ordinal| with_ordinal(ordinal, 3));
+    let of_deployment = ["2", "1", "0"].map(|name| pod(name, 3));
+    for [highest, middle, lowest] in [of_set, of_deployment] {
+        let mut drained = to_zero(vec![highest.clone(), middle.clone(), lowest.clone()]).drain;
+        drained.sort();
+        assert_eq!(drained, ["0", "1", "2"]);
+        let gone = [gone(highest), gone(middle)];
+        // one that the rollout has just made, or that was not told before
+        let with = |last: Replica| to_zero([&gone[..], &[last]].concat());
+        let fresh = with(lowest.clone());
+        assert_eq!(fresh.drain, ["0"]);
+        assert_eq!((fresh.remove.len(), fresh.replicas), (2, 1));
+        let draining = with(Replica {
+            draining_since: ago(9),
+            ..lowest.clone()
+        });
+        assert_eq!((draining.remove.len(), draining.replicas), (2, 1));
+        let timed_out = with(Replica {
+            draining_since: ago(60),
+            ..lowest.clone()
+        });
+        assert_eq!((timed_out.remove.len(), timed_out.replicas), (3, 0));
+        // nobody uses one without a node
+        let pending = with(Replica {
+            has_node: false,
+            may_have_requests: false,
+            ready: false,
+            ..lowest
+        });
+        assert_eq!((pending.drain.len(), pending.replicas), (1, 0));
+    }
+}
+
+#[test]
+fn demand_that_comes_back_in_a_rollout_keeps_the_replica_that_it_asks_for() {
+    let leaving = |name: &str| Replica {
+        draining_since: ago(9),
+        in_endpoints: false,
+        ..pod(name, 0)
+    };
+    let input = DrainInput {
+        replicas: 2,
+        rollout: RolloutState::Moving,
+        ..input(1, vec![leaving("a"), leaving("b"), leaving("c")])
+    };
+    let steps = steps(&input, now());
+    assert_eq!((steps.keep.len(), steps.replicas), (1, 1));
+}
+
+#[test]
 fn a_stuck_rollout_keeps_its_broken_replica_and_one_that_works() {
     let broken = Replica {
         may_have_requests: false,
