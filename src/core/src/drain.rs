@@ -11,6 +11,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 /// How long a replica stays after the endpoints have dropped it: connections that nodes still track end in this time.
@@ -158,6 +160,7 @@ fn recall(input: &DrainInput, steps: &mut Steps) {
 
 /// Tells replicas to leave that are more than is allowed.
 fn begin(input: &DrainInput, all_go: bool, steps: &mut Steps) {
+    let has_ordinals = input.pods.iter().any(|pod| pod.ordinal.is_some());
     if input.rollout == RolloutState::Moving && !input.budget && !all_go {
         return;
     }
@@ -189,12 +192,32 @@ fn begin(input: &DrainInput, all_go: bool, steps: &mut Steps) {
         podless = 0;
         surplus = surplus.min(candidates.len().saturating_sub(1));
     }
-    let drained = match all_go {
-        true => candidates.len(),
-        false => surplus - podless,
+    let drained = if all_go {
+        candidates.len()
+    } else if has_ordinals {
+        let goes = |pod: &&&Replica| staying_above(input, pod) < surplus;
+        candidates.iter().take_while(goes).count()
+    } else {
+        surplus - podless
     };
     steps.drain = names(candidates.into_iter().take(drained));
     steps.replicas -= u32::try_from(podless).unwrap_or(0);
+}
+
+/// How many places of a StatefulSet above that of a pod do not leave, whether there is a pod or not: all of
+/// them go before it.
+fn staying_above(input: &DrainInput, pod: &Replica) -> usize {
+    let ordinals = input.pods.iter().filter_map(|pod| pod.ordinal);
+    // a rollout may have pods beyond the replicas
+    let places = ordinals
+        .max()
+        .map_or(0, |highest| highest.saturating_add(1));
+    let places = places.max(input.replicas);
+    let above = pod.ordinal.map_or(0, |ordinal| {
+        places.saturating_sub(ordinal.saturating_add(1))
+    });
+    let leaving = leaving(&input.pods).filter(|other| other.ordinal > pod.ordinal);
+    above.saturating_sub(count(leaving)) as usize
 }
 
 /// Removes replicas that have left.
@@ -236,6 +259,31 @@ fn finish(input: &DrainInput, now: Timestamp, steps: &mut Steps) {
     if !steps.drain.is_empty() {
         steps.requeue_at = steps.requeue_at.into_iter().chain([now + SETTLE]).min();
     }
+}
+
+/// The UIDs of replicas without a node that are not taken back for nothing: in a StatefulSet, one above them goes first
+/// that has a node.
+pub(crate) fn held(pods: &[Replica]) -> BTreeSet<&str> {
+    let highest = highest_with_node(pods);
+    let held = pods
+        .iter()
+        .filter(|pod| !pod.has_node && pod.ordinal.is_some() && pod.ordinal < highest);
+    held.map(|pod| pod.uid.as_str()).collect()
+}
+
+/// How many places without a pod are below a replica of a StatefulSet that has a node, which goes before them.
+pub(crate) fn held_without_pod(pods: &[Replica]) -> u32 {
+    let Some(highest) = highest_with_node(pods) else {
+        return 0;
+    };
+    let ordinals = pods.iter().filter_map(|pod| pod.ordinal);
+    let below: BTreeSet<u32> = ordinals.filter(|ordinal| *ordinal < highest).collect();
+    highest.saturating_sub(u32::try_from(below.len()).unwrap_or(u32::MAX))
+}
+
+fn highest_with_node(pods: &[Replica]) -> Option<u32> {
+    let with_node = pods.iter().filter(|pod| pod.has_node);
+    with_node.filter_map(|pod| pod.ordinal).max()
 }
 
 /// How many replicas without a pod go first where the number shrinks: of a StatefulSet those above its

@@ -74,6 +74,33 @@ fn a_stateful_set_loses_its_highest_ordinals_and_none_below_one_that_stays() {
     assert_eq!((steps.drain, steps.replicas), (vec!["2".to_owned()], 3));
 }
 
+#[test]
+fn what_goes_of_a_stateful_set_goes_by_its_place_and_not_by_how_many_pods_are_there() {
+    // 1 is being made anew
+    let gap = |allowed| DrainInput {
+        replicas: 3,
+        ..input(allowed, vec![with_ordinal(0, 3), with_ordinal(2, 1)])
+    };
+    let nothing: [&str; 0] = [];
+    assert_eq!(steps(&gap(3), now()).drain, nothing);
+    assert_eq!(steps(&gap(2), now()).drain, ["2"]);
+    assert_eq!(
+        steps(&gap(1), now()).drain,
+        ["2"],
+        "0 is the one that stays"
+    );
+    assert_eq!(steps(&gap(0), now()).drain, ["2", "0"]);
+    // the surge of a rollout goes with it, not for it
+    let surge = DrainInput {
+        replicas: 2,
+        ..input(
+            1,
+            vec![with_ordinal(0, 3), with_ordinal(1, 3), with_ordinal(2, 1)],
+        )
+    };
+    assert_eq!(steps(&surge, now()).drain, ["2"]);
+}
+
 fn input(allowed: u32, pods: Vec<Replica>) -> DrainInput {
     let replicas = u32::try_from(pods.len()).unwrap();
     DrainInput {

@@ -71,9 +71,9 @@ impl WorkloadCost {
         }
     }
 
-    /// Adds so many workers of a gang that have no node yet. They are in the reserve as if they had
-    /// one, since a gang is not taken back in part.
-    fn add_starting_workers(&mut self, cost: RunningCost, number: u32) {
+    /// Adds so many that have no node yet and are not taken back for nothing, such as workers of a gang, which is
+    /// not taken back in part. They are in the reserve as if they had one.
+    fn add_held(&mut self, cost: RunningCost, number: u32) {
         let reserve = self.add_starting_rate(cost, number);
         self.reserve += reserve;
     }
@@ -356,13 +356,17 @@ impl Model {
             ..WorkloadCost::default()
         };
         let priority = priority.unwrap_or(0);
-        let mut starting = 0;
+        let (mut starting, mut given_up) = (0, 0);
         let mut stop_times = BTreeSet::new();
         let (mut pods_without_node, mut workers_without_node) = Default::default();
         let has_workers = state
             .spec
             .as_ref()
             .is_some_and(|spec| spec.workers.is_some());
+        let pods = state.pods.iter();
+        let pods = pods.filter_map(|uid| self.pods.get_key_value(uid));
+        let replicas = drain_replicas(state, pods, now);
+        let held = drain::held(&replicas);
         // a service that is gone keeps no replica
         let (mut non_draining, mut wanted) = (BTreeMap::<Name, FreedBudget>::new(), 0);
         for uid in &state.pods {
@@ -387,7 +391,9 @@ impl Model {
             let is_charged = pod.shape.attributes.is_some();
             let is_starting = pod.node.is_none() && pod.deletion.is_none();
             let stays = fate.stays() && is_replica(pod);
-            if is_starting && stays && pod.leader.is_none() && (is_charged || has_workers) {
+            let is_held = fate.is_held || held.contains(&**pod.leader.as_ref().unwrap_or(uid));
+            let counts = pod.leader.is_none() && (is_charged || has_workers);
+            if is_starting && stays && counts && !is_held {
                 starting += 1;
             }
             if !is_charged {
@@ -402,8 +408,8 @@ impl Model {
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let (rates, capacity) = (&self.rates, &self.capacity);
             let running = running_cost(rates, capacity, pod, rate, stop_seconds, priority, now);
-            match is_starting && stays && fate.is_held {
-                true => cost.add_starting_workers(running, 1),
+            match is_starting && stays && is_held {
+                true => cost.add_held(running, 1),
                 false => cost.add_pod(pod, fate.intent, running),
             }
             if stays {
@@ -433,26 +439,34 @@ impl Model {
                 }
             };
             stop_times.insert(replica.stop_seconds);
-            let pods = state
-                .pods
-                .iter()
-                .filter_map(|uid| self.pods.get_key_value(uid));
             let deployment = state.deployment.as_ref();
             let creation_failure = deployment.and_then(|found| found.creation_failure.as_ref());
-            let replicas = drain_replicas(state, pods, now);
             let without_pod = without_pod(state, &replicas);
             wanted = drain::non_draining(state.declared(), &replicas);
             state
                 .without_pod
                 .observe(without_pod, creation_failure, now);
             let kept = state.without_pod.kept(now);
-            cost.add_starting(replica, kept);
+            given_up = state.without_pod.given_up(now);
+            let held_without_pod = drain::held_without_pod(&replicas);
+            let held_kept = held_without_pod.min(kept);
+            let held_given_up = (held_without_pod - held_kept).min(given_up);
+            given_up -= held_given_up;
+            cost.add_held(replica, held_kept);
+            cost.add_starting(replica, kept - held_kept);
+            cost.reserve += replica.reserve_of(held_given_up);
+            match deployment.and_then(|found| found.first_ordinal) {
+                // what comes next has a place above theirs, so nothing else gets their money
+                Some(_) => cost.starting_reserve += replica.reserve_of(given_up),
+                None => cost.given_up_reserve = replica.reserve_of(given_up),
+            }
+            starting += kept - held_kept;
             let mut missing = 0u32;
             for lacks in missing_workers(state, &self.pods) {
                 missing = missing.saturating_add(lacks.number);
                 let Some(worker) = worker else { continue };
-                match lacks.is_held {
-                    true => cost.add_starting_workers(worker, lacks.number),
+                match lacks.is_held || held.contains(&*lacks.replica) {
+                    true => cost.add_held(worker, lacks.number),
                     false => cost.add_starting(worker, lacks.number),
                 }
                 // they go with their replica
@@ -464,8 +478,6 @@ impl Model {
             state
                 .missing_workers
                 .observe(missing, creation_failure, now);
-            cost.given_up_reserve = replica.reserve_of(state.without_pod.given_up(now));
-            starting += kept;
             let pending = pods_without_node.workers;
             pods_without_node = pod_set(&spec.replica, kept.saturating_add(pending));
             if let Some(workers) = &spec.workers {
@@ -492,7 +504,7 @@ impl Model {
         cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.running_cost = running_cost;
-        state.starting = starting;
+        (state.starting, state.given_up) = (starting, given_up);
         let given_up_at =
             [&state.without_pod, &state.missing_workers].map(|all| all.changes_at(now));
         let given_up_at = given_up_at.into_iter().flatten();
@@ -586,7 +598,7 @@ impl Model {
             let running = running_cost(rates, capacity, pod, rate, seconds, priority, now);
             let is_worker = state.is_of_current_run(pod);
             if is_worker && runs && pod.node.is_none() && pod.deletion.is_none() {
-                cost.add_starting_workers(running, 1);
+                cost.add_held(running, 1);
             } else if is_worker && !runs {
                 cost.add_pod(pod, PodIntent::Stop, running);
             } else {
@@ -624,7 +636,7 @@ impl Model {
             } else {
                 0
             };
-            cost.add_starting_workers(running_cost, without_pod);
+            cost.add_held(running_cost, without_pod);
             let wanted = without_pod.saturating_add(count(pending.count()));
             reserved.push((role.name.clone(), pod_set(&role.worker, wanted)));
         }

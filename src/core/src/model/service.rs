@@ -198,8 +198,10 @@ pub(crate) struct ServiceState {
     pub(crate) worker_estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) running_cost: Option<RunningCost>,
-    /// Replicas that were ordered, are not told to leave, and have no node yet.
+    /// Replicas that were ordered, are not told to leave and have no node yet: to take them back costs nothing.
     pub(crate) starting: u32,
+    /// The same of those that no pod came of, and that are waited for no longer.
+    pub(crate) given_up: u32,
     /// When what it costs changes though nothing happens.
     pub(crate) cost_changes_at: Option<Timestamp>,
     /// Since when budgets have not been able to tell whether they pay for a replica.

@@ -98,7 +98,7 @@ pub(super) fn evaluate_budgets(
     } else if is_observe_only {
         BTreeMap::new()
     } else {
-        withdrawals(model, name, &budget_states, now)
+        withdrawals(model, name, &budget_states)
     };
     let namespace = model.namespace_mut(name);
     let totals = &namespace.totals;
@@ -182,12 +182,7 @@ pub(super) fn evaluate_budgets(
 /// What has no node yet and is taken back, since it costs nothing before it has one: a budget must
 /// be able to stop all that it lets start. What no pod came of goes first, then the lowest priority
 /// and within it the youngest service.
-fn withdrawals(
-    model: &Model,
-    name: &Name,
-    budget_states: &[BudgetState],
-    now: Timestamp,
-) -> BTreeMap<Key, u32> {
+fn withdrawals(model: &Model, name: &Name, budget_states: &[BudgetState]) -> BTreeMap<Key, u32> {
     let mut services = BTreeMap::new();
     let Some(namespace) = model.namespaces.get(name) else {
         return services;
@@ -207,8 +202,7 @@ fn withdrawals(
             return vec![];
         };
         let order = (spec.priority, Reverse(spec.created), Reverse(key));
-        let given_up = state.without_pod.given_up(now);
-        let numbers = [(false, given_up), (true, state.starting)];
+        let numbers = [(false, state.given_up), (true, state.starting)];
         let numbers = numbers.into_iter().filter(|(_, number)| *number > 0);
         let replicas = numbers
             .map(|(starts, number)| ((starts, order.clone()), number, running_cost.reserve()));

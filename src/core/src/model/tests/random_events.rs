@@ -127,7 +127,7 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
     let pod = Pod {
         key: Key {
             namespace,
-            name: uid.clone(),
+            name: name(&format!("pod-{}", number % 5)),
         },
         owner,
         shape: shape(&mut of_pod),
@@ -448,7 +448,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         2 | 3 => {
             let deployment = Deployment {
                 replicas: rng.u32(0..4),
-                first_ordinal: None,
+                first_ordinal: more(rng).bool().then_some(0),
                 rollout: (rng.u8(0..4) == 0).then(|| Rollout {
                     replaces: more(rng).bool(),
                     updated: rng.u32(0..3),

@@ -1,0 +1,75 @@
+//! Room is kept, and taken back from gangs, for what a group lacks.
+
+use super::*;
+
+#[test]
+fn room_is_kept_for_all_pods_of_a_group_that_was_ordered() {
+    let mut rng = Rng::with_seed(3);
+    for _ in 0..40 {
+        let (workers, each, nodes) = (rng.u32(1..4), rng.u32(1..3), rng.u32(4..12));
+        let mut model = model();
+        for number in 0..nodes {
+            let node = Node {
+                takes_pods: true,
+                allocatable: [(GPU.to_owned(), i64::from(each) * 1000)].into(),
+                ..Node::default()
+            };
+            let name = format!("node-{number}");
+            model.apply(Event::Node(name.as_str().into(), Some(node)), at(0));
+        }
+        set_service(
+            &mut model,
+            Service {
+                min: 1,
+                ..service(each, workers, each)
+            },
+        );
+        set_replicas(&mut model, 1, 0);
+        settle(&mut model, 0);
+        let left = gang_room(&mut model, each);
+        assert_eq!(
+            left,
+            nodes - 1 - workers,
+            "{workers} workers, {nodes} nodes"
+        );
+    }
+}
+
+#[test]
+fn no_gang_gives_way_for_a_part_of_a_group() {
+    for (preemptible, expected) in [(1, 0), (2, 2)] {
+        let mut model = model();
+        for number in 0..2 {
+            let node = Node {
+                takes_pods: true,
+                allocatable: [(GPU.to_owned(), 1000)].into(),
+                ..Node::default()
+            };
+            let name = format!("node-{number}");
+            model.apply(Event::Node(name.as_str().into(), Some(node)), at(0));
+            run_gang(&mut model, number, number < preemptible);
+        }
+        let group = Service {
+            min: 1,
+            cluster_priority: 5,
+            ..service(1, 1, 1)
+        };
+        set_service(&mut model, group);
+        set_replicas(&mut model, 1, 0);
+        for pod in [leader(0, 1, false), worker(0, 1, 1, false)] {
+            let waiting = Pod {
+                scheduling: Scheduling::Unschedulable {
+                    since: at(0),
+                    why: "0/2 nodes are available".into(),
+                },
+                ..pod
+            };
+            tell(&mut model, waiting, 0);
+        }
+        settle(&mut model, 1);
+        let orders = settle(&mut model, 20).job_orders;
+        let names = (0..2).map(|number| Key::new("lab", &format!("train-{number}")));
+        let suspended = names.filter(|key| !model.job(key).is_some_and(|decision| decision.run));
+        assert_eq!(suspended.count(), expected, "{preemptible} may: {orders:?}");
+    }
+}
