@@ -161,7 +161,13 @@ fn recall(input: &DrainInput, steps: &mut Steps) {
 /// Tells replicas to leave that are more than is allowed.
 fn begin(input: &DrainInput, all_go: bool, steps: &mut Steps) {
     let has_ordinals = input.pods.iter().any(|pod| pod.ordinal.is_some());
-    if input.rollout == RolloutState::Moving && !input.budget && !all_go {
+    let waits_for_rollout = match input.rollout {
+        RolloutState::None => false,
+        RolloutState::Moving => true,
+        // a StatefulSet would delete the broken one, and break the next
+        RolloutState::Stuck => has_ordinals,
+    };
+    if waits_for_rollout && !input.budget && !all_go {
         return;
     }
     let non_draining = non_draining(input.replicas, &input.pods);

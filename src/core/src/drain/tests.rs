@@ -101,6 +101,33 @@ fn what_goes_of_a_stateful_set_goes_by_its_place_and_not_by_how_many_pods_are_th
     assert_eq!(steps(&surge, now()).drain, ["2"]);
 }
 
+#[test]
+fn a_stuck_rollout_of_a_stateful_set_goes_no_further_because_it_shrinks() {
+    let broken = Replica {
+        may_have_requests: false,
+        ready: false,
+        busy: None,
+        ..with_ordinal(2, 0)
+    };
+    let in_stuck_rollout = |allowed, budget| {
+        let input = DrainInput {
+            rollout: RolloutState::Stuck,
+            budget,
+            ..input(
+                allowed,
+                vec![with_ordinal(0, 0), with_ordinal(1, 3), broken.clone()],
+            )
+        };
+        let steps = steps(&input, now());
+        (steps.drain, steps.replicas)
+    };
+    // 2 is the first that it would delete, and 1 the next that the rollout would break
+    assert_eq!(in_stuck_rollout(2, false), (vec![], 3));
+    assert_eq!(in_stuck_rollout(1, false), (vec![], 3));
+    assert_eq!(in_stuck_rollout(2, true), (vec!["2".to_owned()], 3));
+    assert_eq!(in_stuck_rollout(0, false).0, ["2", "1", "0"]);
+}
+
 fn input(allowed: u32, pods: Vec<Replica>) -> DrainInput {
     let replicas = u32::try_from(pods.len()).unwrap();
     DrainInput {
