@@ -334,6 +334,7 @@ impl Model {
                 freed_budget: Default::default(),
                 may_stay,
                 bound_at: None,
+                stopping_since: None,
             });
             let mut known = known;
             let bound_at = known.bound_at.unwrap_or(now);
@@ -461,6 +462,8 @@ impl Model {
             None if !state.pod.waits_for_room(now) => {
                 let owner = ReservationOwner::Pod(uid.clone());
                 self.capacity.reserve(&owner, &PodSet::default());
+                // it may have been told to stop long ago
+                self.marks.pods.insert(uid.clone());
             }
             None => {}
         }

@@ -22,7 +22,11 @@ use super::replica_pods::{PodFate, fate, missing_workers, replica_cost};
 use super::service::{Ordered, ServiceState, may_have_requests};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
+use super::timers::TimerKey;
 use super::workers::{is_in_queue, takes_room};
+
+/// What was told to leave is waited for so long beyond the time that it may take.
+const OVERDUE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a pod was told that is not being deleted.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,39 +39,63 @@ pub(super) enum PodIntent {
 }
 
 impl WorkloadCost {
-    /// Adds a pod of this cost.
-    fn add_pod(&mut self, pod: &Pod, intent: PodIntent, cost: RunningCost) {
+    /// Adds a pod of this cost. Returns when it will be overdue, if it was told to leave and is not.
+    fn add_pod(
+        &mut self,
+        found: &PodState,
+        intent: PodIntent,
+        cost: RunningCost,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let pod = &*found.pod;
         let Some(rate) = cost.rate else {
             self.unknown += 1;
-            return;
+            return None;
         };
-        match (pod.deletion, &pod.node) {
-            (Some(by), Some(_)) => {
-                self.rate += rate;
-                self.leaving_rate += rate;
-                self.terminating.push((cost.stop_rate.unwrap_or(rate), by));
+        if pod.node.is_none() {
+            if pod.deletion.is_none() {
+                self.add_starting(cost, u32::from(intent == PodIntent::Run));
             }
-            (None, Some(_)) => {
-                self.rate += rate;
-                if intent != PodIntent::Run {
-                    self.leaving_rate += rate;
-                }
-                match intent {
-                    PodIntent::Run => self.reserve += cost.reserve(),
-                    PodIntent::Drain(since) => {
-                        let span = SignedDuration::from_secs(cost.stop_seconds);
-                        let by = since.saturating_add(span).unwrap_or(since);
-                        let rate = cost.stop_rate.map_or(rate, |highest| highest.max(rate));
-                        self.draining.push((rate, by));
-                    }
-                    PodIntent::Stop => {
-                        self.reserve += cost.reserve();
-                        self.leaving_reserve += cost.reserve();
-                    }
-                }
+            return None;
+        }
+        self.rate += rate;
+        let overdue_at = overdue_at(found, intent, cost.stop_seconds);
+        let overdue_at = match overdue_at {
+            Some(at) if at <= now => {
+                self.add_overdue(pod, cost);
+                return None;
             }
-            (Some(_), None) => {}
-            (None, None) => self.add_starting(cost, u32::from(intent == PodIntent::Run)),
+            at => at,
+        };
+        if overdue_at.is_some() {
+            self.leaving_rate += rate;
+        }
+        let stop_rate = cost.stop_rate.map_or(rate, |highest| highest.max(rate));
+        match (pod.deletion, intent) {
+            (Some(by), _) => self.terminating.push((cost.stop_rate.unwrap_or(rate), by)),
+            (None, PodIntent::Run) => self.reserve += cost.reserve(),
+            (None, PodIntent::Drain(since)) => {
+                self.draining
+                    .push((stop_rate, later(since, cost.stop_seconds)));
+            }
+            (None, PodIntent::Stop) => {
+                self.reserve += cost.reserve();
+                self.leaving_reserve += cost.reserve();
+            }
+        }
+        overdue_at
+    }
+
+    /// Adds a pod that should have gone long ago: nobody counts on its money any more.
+    fn add_overdue(&mut self, pod: &Pod, cost: RunningCost) {
+        let rate = cost.rate.unwrap_or_default();
+        self.kept_on_stop.rate += rate;
+        match pod.deletion {
+            Some(by) => self.terminating.push((cost.stop_rate.unwrap_or(rate), by)),
+            None => {
+                self.reserve += cost.reserve();
+                self.kept_on_stop.reserve += cost.reserve();
+            }
         }
     }
 
@@ -94,6 +122,24 @@ impl WorkloadCost {
         self.starting_rate += rate.times(number);
         cost.reserve_of(number)
     }
+}
+
+/// When a pod that was told to leave should have gone long ago, if it was: its node may be lost, or what would delete
+/// it. `stop_seconds` is how long it may take from the order on.
+fn overdue_at(found: &PodState, intent: PodIntent, stop_seconds: i64) -> Option<Timestamp> {
+    let pod = &found.pod;
+    let by = match (pod.deletion, intent) {
+        (Some(by), _) => later(by, bounded_grace(pod.grace_seconds) - pod.grace_seconds),
+        (None, PodIntent::Drain(since)) => later(since, stop_seconds),
+        (None, PodIntent::Stop) => later(found.stopping_since?, stop_seconds),
+        (None, PodIntent::Run) => return None,
+    };
+    Some(later(by, OVERDUE_AFTER.as_secs()))
+}
+
+fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.saturating_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(at)
 }
 
 /// The cost of a pod that costs `rate` an hour now.
@@ -329,7 +375,10 @@ impl Model {
             let stopped_after =
                 |seconds| running_cost(&self.rates, &self.capacity, pod, rate, seconds, 0, now);
             // a budget counts it, and cannot stop it unless it evicts it
-            cost.add_pod(pod, PodIntent::Run, stopped_after(0));
+            let overdue_at = cost.add_pod(state, PodIntent::Run, stopped_after(0), now);
+            if overdue_at.is_some() {
+                self.timers.set(TimerKey::Pod(uid.clone()), overdue_at);
+            }
             if rate.is_some() && pod.may_be_evicted() {
                 let stop_seconds = grace_stop_seconds(pod.grace_seconds);
                 let evicted = stopped_after(EVICTION_NOTICE.as_secs() + stop_seconds);
@@ -357,7 +406,7 @@ impl Model {
         };
         let priority = priority.unwrap_or(0);
         let (mut starting, mut given_up) = (0, 0);
-        let mut stop_times = BTreeSet::new();
+        let (mut stop_times, mut changes_at) = (BTreeSet::new(), None::<Timestamp>);
         let (mut pods_without_node, mut workers_without_node) = Default::default();
         let has_workers = state
             .spec
@@ -375,6 +424,7 @@ impl Model {
             let Some((found, fate)) = self.pods.get_mut(uid).zip(fate) else {
                 continue;
             };
+            found.note_intent(fate.intent, now);
             found.freed_budget = FreedBudget::default();
             let pod = &found.pod;
             if pod.ended.is_some() {
@@ -408,10 +458,14 @@ impl Model {
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let (rates, capacity) = (&self.rates, &self.capacity);
             let running = running_cost(rates, capacity, pod, rate, stop_seconds, priority, now);
-            match is_starting && stays && is_held {
-                true => cost.add_held(running, 1),
-                false => cost.add_pod(pod, fate.intent, running),
-            }
+            let overdue_at = match is_starting && stays && is_held {
+                true => {
+                    cost.add_held(running, 1);
+                    None
+                }
+                false => cost.add_pod(found, fate.intent, running, now),
+            };
+            changes_at = changes_at.into_iter().chain(overdue_at).min();
             if stays {
                 let replica = pod.leader.as_ref().unwrap_or(uid).clone();
                 let freed = non_draining.entry(replica).or_default();
@@ -507,9 +561,11 @@ impl Model {
         (state.starting, state.given_up) = (starting, given_up);
         let given_up_at =
             [&state.without_pod, &state.missing_workers].map(|all| all.changes_at(now));
-        let given_up_at = given_up_at.into_iter().flatten();
+        let changes_at = changes_at
+            .into_iter()
+            .chain(given_up_at.into_iter().flatten());
         let price_changes_at = cost_changes_at(&self.rates, stop_times, now);
-        state.cost_changes_at = price_changes_at.into_iter().chain(given_up_at).min();
+        state.cost_changes_at = price_changes_at.into_iter().chain(changes_at).min();
         let is_gone = running_cost.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
         self.capacity.reserve(&owner, &pods_without_node);
@@ -581,7 +637,7 @@ impl Model {
             ..WorkloadCost::default()
         };
         let priority = priority.unwrap_or(0);
-        let mut stop_times = BTreeSet::new();
+        let (mut stop_times, mut changes_at) = (BTreeSet::new(), None::<Timestamp>);
         let runs = state.has_room();
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
@@ -597,12 +653,17 @@ impl Model {
             let (rates, capacity) = (&self.rates, &self.capacity);
             let running = running_cost(rates, capacity, pod, rate, seconds, priority, now);
             let is_worker = state.is_of_current_run(pod);
+            let intent = match is_worker && !runs {
+                true => PodIntent::Stop,
+                false => PodIntent::Run,
+            };
+            found.note_intent(intent, now);
+            let pod = &found.pod;
             if is_worker && runs && pod.node.is_none() && pod.deletion.is_none() {
                 cost.add_held(running, 1);
-            } else if is_worker && !runs {
-                cost.add_pod(pod, PodIntent::Stop, running);
             } else {
-                cost.add_pod(pod, PodIntent::Run, running);
+                let overdue_at = cost.add_pod(found, intent, running, now);
+                changes_at = changes_at.into_iter().chain(overdue_at).min();
             }
             // one that only has its labels does not stop with it
             if !is_worker && pod.deletion.is_none() {
@@ -656,7 +717,8 @@ impl Model {
         state.estimates = estimates;
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.running_costs = running_costs;
-        state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);
+        let price_changes_at = cost_changes_at(&self.rates, stop_times, now);
+        state.cost_changes_at = price_changes_at.into_iter().chain(changes_at).min();
         let names = reserved.iter().map(|(role, _)| role.clone()).collect();
         let before = std::mem::replace(&mut state.roles_with_room, names);
         let gone = before.difference(&state.roles_with_room);

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::capacity::{ClusterCapacity, ReservationOwner};
+use super::cost::PodIntent;
 use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::gateways::Gateways;
 use super::job::JobState;
@@ -33,6 +34,16 @@ pub(crate) struct PodState {
     pub(crate) may_stay: bool,
     /// When it was first seen on its node.
     pub(crate) bound_at: Option<Timestamp>,
+    /// Since when it is to stop at once, without having been told itself.
+    pub(crate) stopping_since: Option<Timestamp>,
+}
+
+impl PodState {
+    /// Takes what becomes of it.
+    pub(super) fn note_intent(&mut self, intent: PodIntent, now: Timestamp) {
+        let since = self.stopping_since.unwrap_or(now);
+        self.stopping_since = (intent == PodIntent::Stop).then_some(since);
+    }
 }
 
 /// What is to be decided anew.

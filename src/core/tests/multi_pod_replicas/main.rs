@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod overdue;
 #[path = "../common/pods.rs"]
 mod pods;
 mod room;
