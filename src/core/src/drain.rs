@@ -103,9 +103,13 @@ pub struct DrainInput {
 }
 
 /// Replicas that neither leave nor have left. A Deployment that has shrunk already has pods left over until its controller deletes
-/// them: those count no longer among its replicas.
+/// them: those count no longer among its replicas. During a rollout it has more pods than replicas, of which some leave: those that
+/// stay are replicas.
 pub fn non_draining(replicas: u32, pods: &[Replica]) -> u32 {
-    replicas.saturating_sub(count(leaving(pods)) - given_up(replicas, pods))
+    let staying = count(pods.iter()) - count(leaving(pods));
+    let ours = count(leaving(pods)) - given_up(replicas, pods);
+    let others = replicas.saturating_sub(ours);
+    others.max(staying.min(replicas))
 }
 
 fn given_up(replicas: u32, pods: &[Replica]) -> u32 {
@@ -129,10 +133,8 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         replicas: input.replicas,
         ..Steps::default()
     };
-    // a rollout has pods beyond the replicas, and these go with the last replica
-    let all_go = input.allowed == 0 && input.replicas > 0;
-    if all_go || input.allowed < non_draining(input.replicas, &input.pods) {
-        begin(input, all_go, &mut steps);
+    if input.allowed < non_draining(input.replicas, &input.pods) {
+        begin(input, &mut steps);
     } else {
         recall(input, &mut steps);
     }
@@ -159,7 +161,9 @@ fn recall(input: &DrainInput, steps: &mut Steps) {
 }
 
 /// Tells replicas to leave that are more than is allowed.
-fn begin(input: &DrainInput, all_go: bool, steps: &mut Steps) {
+fn begin(input: &DrainInput, steps: &mut Steps) {
+    // a rollout has pods beyond the replicas, and these go with the last replica
+    let all_go = input.allowed == 0;
     let has_ordinals = input.pods.iter().any(|pod| pod.ordinal.is_some());
     let waits_for_rollout = match input.rollout {
         RolloutState::None => false,
