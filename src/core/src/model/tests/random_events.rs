@@ -164,8 +164,11 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
     (uid, some(rng, Box::new(pod)))
 }
 
-/// The event, where somebody may have edited a pod's labels.
+/// The event, where somebody may have edited a pod's labels, and replicas may have ordinals.
 pub(super) fn relabelled(rng: &mut Rng, mut event: Event) -> Event {
+    if let Event::Deployment(_, Some(deployment)) = &mut event {
+        deployment.first_ordinal = more(rng).bool().then_some(0);
+    }
     if let Event::Pod(_, Some(pod)) = &mut event {
         pod.owner = match (&pod.owner, rng.u8(0..8)) {
             (Owner::Other, 0) => Owner::Service(name("service0")),
@@ -448,7 +451,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         2 | 3 => {
             let deployment = Deployment {
                 replicas: rng.u32(0..4),
-                first_ordinal: more(rng).bool().then_some(0),
+                first_ordinal: None,
                 rollout: (rng.u8(0..4) == 0).then(|| Rollout {
                     replaces: more(rng).bool(),
                     updated: rng.u32(0..3),
