@@ -73,3 +73,67 @@ fn no_gang_gives_way_for_a_part_of_a_group() {
         assert_eq!(suspended.count(), expected, "{preemptible} may: {orders:?}");
     }
 }
+
+/// A pod for which the scheduler has found no node since then.
+fn unschedulable(pod: Pod, since: i64) -> Pod {
+    Pod {
+        scheduling: Scheduling::Unschedulable {
+            since: at(since),
+            why: "0/2 nodes are available".into(),
+        },
+        ..pod
+    }
+}
+
+/// A node of one GPU in this rack.
+fn add_node(model: &mut Model, number: usize, rack: &str) {
+    let node = Node {
+        takes_pods: true,
+        labels: [("rack".to_owned(), rack.to_owned())].into(),
+        allocatable: [(GPU.to_owned(), 1000)].into(),
+        ..Node::default()
+    };
+    let name = format!("node-{number}");
+    model.apply(Event::Node(name.as_str().into(), Some(node)), at(0));
+}
+
+fn on_node(pod: Pod, number: usize) -> Pod {
+    Pod {
+        node: Some(format!("node-{number}").as_str().into()),
+        ready_since: Some(at(0)),
+        ..pod
+    }
+}
+
+/// The gangs that were told to give way.
+fn suspended(model: &Model, gangs: usize) -> Vec<usize> {
+    let runs = |number: &usize| {
+        let key = Key::new("lab", &format!("train-{number}"));
+        model.job(&key).is_some_and(|decision| decision.run)
+    };
+    (0..gangs).filter(|number| !runs(number)).collect()
+}
+
+#[test]
+fn gpus_are_taken_back_for_the_group_that_waits_and_not_for_one_whose_time_is_over() {
+    let mut model = model();
+    for number in 0..2 {
+        add_node(&mut model, number, "a");
+    }
+    run_gang(&mut model, 0, true);
+    let groups = Service {
+        min: 2,
+        cluster_priority: 5,
+        ..service(1, 1, 1)
+    };
+    set_service(&mut model, groups);
+    set_replicas(&mut model, 2, 0);
+    // the first group lacks two pods, for which there is no room; the other one lacks one
+    tell(&mut model, unschedulable(leader(0, 1, false), 0), 0);
+    tell(&mut model, unschedulable(worker(0, 1, 1, false), 0), 0);
+    tell(&mut model, on_node(leader(1, 1, false), 1), 0);
+    tell(&mut model, unschedulable(worker(1, 1, 1, false), 600), 600);
+    settle(&mut model, 601);
+    settle(&mut model, 620);
+    assert_eq!(suspended(&model, 1), [0]);
+}

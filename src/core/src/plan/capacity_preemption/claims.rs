@@ -1,10 +1,12 @@
 //! What waits for room that others may give back.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use crate::model::capacity::{CapacityClaim, ReservationOwner};
 use crate::model::cost::pod_set;
-use crate::model::event::{Key, Owner, Service, UNSCHEDULABLE_TIMEOUT};
+use crate::model::event::{Key, Name, Owner, Service, UNSCHEDULABLE_TIMEOUT};
 use crate::model::preemptible::Priorities;
 use crate::model::replica_pods::pods_without_node;
 use crate::model::state::{Model, count};
@@ -78,21 +80,23 @@ fn claim_of_service(
     let Some(spec) = &state.spec else {
         return (None, None);
     };
-    let starts = state.unschedulable.values();
-    let starts = starts.map(|since| since.saturating_add(node_start).unwrap_or(*since));
-    let later = starts.clone().filter(|at| now < *at).min();
-    let waiting: Vec<Timestamp> = starts.filter(|at| *at <= now).collect();
-    let is_new = |at: &Timestamp| {
+    let start = |since: &Timestamp| since.saturating_add(node_start).unwrap_or(*since);
+    let starts = state.unschedulable.iter();
+    let starts = starts.map(|(uid, since)| (start(since), uid));
+    let later = starts.clone().map(|(at, _)| at).filter(|at| now < *at);
+    let later = later.min();
+    let waiting: BTreeSet<(Timestamp, &Name)> = starts.filter(|(at, _)| *at <= now).collect();
+    let is_new = |(at, _): &(Timestamp, &Name)| {
         let end = at.saturating_add(UNSCHEDULABLE_TIMEOUT);
         end.is_ok_and(|end| now < end)
     };
-    let new = waiting.iter().filter(|at| is_new(at)).count();
-    let may_preempt = new > 0;
+    let new: BTreeSet<_> = waiting.iter().copied().filter(is_new).collect();
+    let may_preempt = !new.is_empty();
     // nothing is taken for those that had their time beside new ones
-    let claimed = if may_preempt { new } else { waiting.len() };
-    if waiting.is_empty() {
+    let claimed = if may_preempt { new } else { waiting };
+    let Some((_, first)) = claimed.first() else {
         return (None, later);
-    }
+    };
     let rank = SchedulingRank {
         priority: std::cmp::Reverse(spec.cluster_priority),
         created: spec.created,
@@ -101,15 +105,10 @@ fn claim_of_service(
     };
     let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
     let pods = match &spec.workers {
-        None => vec![(pod_set(&spec.replica, count(claimed)), owner)],
+        None => vec![(pod_set(&spec.replica, count(claimed.len())), owner)],
         // one replica at a time: a part of two serves nobody
         Some(workers) => {
-            let longest = state
-                .unschedulable
-                .iter()
-                .min_by_key(|(uid, since)| (*since, *uid));
-            let lacks = longest.map(|(uid, _)| pods_without_node(state, &model.pods, uid));
-            let (leaders, others) = lacks.unwrap_or_default();
+            let (leaders, others) = pods_without_node(state, &model.pods, first);
             vec![
                 (pod_set(&spec.replica, leaders), owner),
                 (
