@@ -18,7 +18,7 @@ use super::event::{Deployment, Key, Name, Owner, Pod, PodShape, Service};
 use super::job::JobState;
 use super::namespace::Admission;
 use super::rates::{CachedRate, Estimate, Rates};
-use super::replica_pods::{PodFate, fate, missing_workers, replica_cost};
+use super::replica_pods::{PodFate, fate, missing_workers, replica_cost, reservation_owner};
 use super::service::{Ordered, ServiceState, may_have_requests};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
@@ -407,7 +407,9 @@ impl Model {
         let priority = priority.unwrap_or(0);
         let (mut starting, mut given_up) = (0, 0);
         let (mut stop_times, mut changes_at) = (BTreeSet::new(), None::<Timestamp>);
-        let (mut pods_without_node, mut workers_without_node) = Default::default();
+        // those that need what their templates say, and the others
+        let (mut pods_without_node, mut workers_without_node) = (0u32, 0u32);
+        let mut others_without_node: BTreeMap<Name, PodSet> = BTreeMap::new();
         let has_workers = state
             .spec
             .as_ref()
@@ -431,12 +433,15 @@ impl Model {
                 continue;
             }
             if pod.waits_for_room(now) {
-                let without_node: &mut PodSet = match &pod.leader {
-                    None => &mut pods_without_node,
-                    Some(_) => &mut workers_without_node,
-                };
-                // of a service that is gone, only its pods say what they need
-                *without_node = pod_set(&pod.shape, without_node.workers + 1);
+                match reservation_owner(key, state.spec.as_ref(), uid, pod) {
+                    ReservationOwner::ReplicaPod(_, uid) => {
+                        others_without_node.insert(uid, pod_set(&pod.shape, 1));
+                    }
+                    ReservationOwner::ReplicaWorkers(_) => workers_without_node += 1,
+                    ReservationOwner::Workload(..) | ReservationOwner::Pod(_) => {
+                        pods_without_node += 1;
+                    }
+                }
             }
             let is_charged = pod.shape.attributes.is_some();
             let is_starting = pod.node.is_none() && pod.deletion.is_none();
@@ -474,6 +479,7 @@ impl Model {
             stop_times.insert(stop_seconds);
         }
         let mut running_cost = None;
+        let (mut reserved_pods, mut reserved_workers) = (PodSet::default(), PodSet::default());
         if let Some(spec) = &state.spec {
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
             let (rates, cached) = (&mut self.rates, &mut state.estimate);
@@ -532,13 +538,12 @@ impl Model {
             state
                 .missing_workers
                 .observe(missing, creation_failure, now);
-            let pending = pods_without_node.workers;
-            pods_without_node = pod_set(&spec.replica, kept.saturating_add(pending));
+            reserved_pods = pod_set(&spec.replica, kept.saturating_add(pods_without_node));
             if let Some(workers) = &spec.workers {
                 let of_new = kept.saturating_mul(workers.count);
                 let missing = state.missing_workers.kept(now).saturating_add(of_new);
-                let pending = workers_without_node.workers;
-                workers_without_node = pod_set(&workers.shape, missing.saturating_add(pending));
+                let wanted = missing.saturating_add(workers_without_node);
+                reserved_workers = pod_set(&workers.shape, wanted);
             }
             running_cost = Some(replica);
         }
@@ -568,9 +573,18 @@ impl Model {
         state.cost_changes_at = price_changes_at.into_iter().chain(changes_at).min();
         let is_gone = running_cost.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
-        self.capacity.reserve(&owner, &pods_without_node);
+        self.capacity.reserve(&owner, &reserved_pods);
         let workers = ReservationOwner::ReplicaWorkers(key.clone());
-        self.capacity.reserve(&workers, &workers_without_node);
+        self.capacity.reserve(&workers, &reserved_workers);
+        let others = others_without_node.keys().cloned().collect();
+        let before = std::mem::replace(&mut state.pods_with_room, others);
+        for uid in before {
+            others_without_node.entry(uid).or_default();
+        }
+        for (uid, pod_set) in others_without_node {
+            let owner = ReservationOwner::ReplicaPod(key.clone(), uid);
+            self.capacity.reserve(&owner, &pod_set);
+        }
         self.note_unschedulable(key);
         if is_gone {
             self.note_admission(key, Admission::Unknown);

@@ -1,15 +1,18 @@
 //! Replicas of several pods: one pod leads, takes the requests and is marked to leave, and the others are its
 //! workers, which come and go with it. Such a replica counts once, with what all of its pods cost and need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::budget::RunningCost;
 use crate::money::Money;
+use crate::pod_set::PodSet;
 
-use super::cost::{PodIntent, draining_since, is_replica};
-use super::event::{Name, Pod};
+use super::capacity::ReservationOwner;
+use super::cost::{PodIntent, draining_since, is_replica, pod_set};
+use super::event::{Key, Name, Owner, Pod, PodShape, Service};
 use super::service::{Replica, ServiceState, failed_at, failures};
 use super::state::{PodState, count};
 
@@ -118,23 +121,62 @@ pub(super) fn missing_workers(
     missing.filter(|missing| missing.number > 0).collect()
 }
 
-/// How many of its own pods a replica lacks a node for, those included that are not made yet: the one that leads
-/// it, and its workers.
-pub(crate) fn pods_without_node(
+/// The owner of the room that is reserved for a pod of a service while it has no node. What is reserved for all that
+/// are alike is of the shape that the template says: others may have made more of a pod, such as a node selector.
+pub(crate) fn reservation_owner(
+    key: &Key,
+    spec: Option<&Service>,
+    uid: &Name,
+    pod: &Pod,
+) -> ReservationOwner {
+    let template = spec.and_then(|spec| match (&pod.leader, &spec.workers) {
+        (None, _) => Some(&spec.replica),
+        (Some(_), workers) => workers.as_ref().map(|workers| &workers.shape),
+    });
+    let is_alike = template.is_some_and(|template| needs_the_same(template, &pod.shape));
+    match (&pod.leader, is_alike) {
+        (_, false) => ReservationOwner::ReplicaPod(key.clone(), uid.clone()),
+        (Some(_), true) => ReservationOwner::ReplicaWorkers(key.clone()),
+        (None, true) => ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone())),
+    }
+}
+
+/// Whether pods of both shapes find room on the same nodes.
+fn needs_the_same(one: &Arc<PodShape>, other: &Arc<PodShape>) -> bool {
+    Arc::ptr_eq(one, other) || pod_set(one, 1) == pod_set(other, 1)
+}
+
+/// What these replicas lack a node for, workers included that are not made yet, with the owners of the room that is
+/// reserved for it.
+pub(crate) fn pods_without_node<'a>(
+    key: &Key,
     state: &ServiceState,
     pods: &BTreeMap<Name, PodState>,
-    leader: &Name,
-) -> (u32, u32) {
-    let leads = pods.get(leader).is_some_and(|found| found.pod.is_pending());
-    let there = workers_by_leader(state, pods);
-    let there = there.get(leader).map_or(&[][..], |workers| workers);
-    let bound = there.iter().filter(|pod| pod.node.is_some());
-    let workers = state.spec.as_ref().and_then(|spec| spec.workers.as_ref());
-    let wanted = workers.map_or(0, |workers| workers.count);
-    (
-        u32::from(leads),
-        wanted.saturating_sub(count(bound.count())),
-    )
+    replicas: impl Iterator<Item = &'a Name>,
+) -> Vec<(PodSet, ReservationOwner)> {
+    let spec = state.spec.as_ref();
+    let replicas: BTreeSet<&Name> = replicas.collect();
+    let mut without_node: BTreeMap<ReservationOwner, PodSet> = BTreeMap::new();
+    let mut there = 0;
+    for (uid, found) in state.pods.iter().filter_map(|uid| pods.get_key_value(uid)) {
+        let pod = &found.pod;
+        if !is_replica(pod) || !replicas.contains(pod.leader.as_ref().unwrap_or(uid)) {
+            continue;
+        }
+        there += u32::from(pod.leader.is_some());
+        if pod.node.is_none() {
+            let owner = reservation_owner(key, spec, uid, pod);
+            let set = without_node.entry(owner);
+            set.or_insert_with(|| pod_set(&pod.shape, 0)).workers += 1;
+        }
+    }
+    if let Some(workers) = spec.and_then(|spec| spec.workers.as_ref()) {
+        let wanted = workers.count.saturating_mul(count(replicas.len()));
+        let set = without_node.entry(ReservationOwner::ReplicaWorkers(key.clone()));
+        set.or_insert_with(|| pod_set(&workers.shape, 0)).workers += wanted.saturating_sub(there);
+    }
+    let without_node = without_node.into_iter().map(|(owner, set)| (set, owner));
+    without_node.filter(|(set, _)| set.workers > 0).collect()
 }
 
 /// The workers of a service that have neither ended nor been told to stop, by the UIDs of their leaders.

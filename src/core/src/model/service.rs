@@ -211,6 +211,8 @@ pub(crate) struct ServiceState {
     pub(crate) first_paid: Option<u32>,
     /// The places at which it waits for money.
     pub(crate) claims: Vec<BudgetRank>,
+    /// Its pods that need something else than their templates say, and for which room is reserved.
+    pub(crate) pods_with_room: BTreeSet<Name>,
     /// The key under which its namespace has it.
     pub(crate) index: Option<(RunningCost, Admission)>,
     pub(crate) cost: WorkloadCost,

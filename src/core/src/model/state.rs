@@ -14,6 +14,7 @@ use super::namespace::NamespaceState;
 use super::pause::{PauseScope, Pauses};
 use super::preemptible::{CapacityPreemptions, PreemptibleGangs};
 use super::rates::{CachedRate, Rates};
+use super::replica_pods::reservation_owner;
 use super::service::{EngineState, ServiceState};
 use super::spending::{Totals, WorkloadCost};
 use super::timers::{TimerKey, Timers};
@@ -437,8 +438,12 @@ impl Model {
     /// The owner of the room that is reserved for a pod without a node.
     pub(crate) fn reservation_owner(&self, uid: &Name, pod: &Pod) -> ReservationOwner {
         match self.owner(pod) {
-            Some((key, Owner::Service(_))) if pod.leader.is_some() => {
-                ReservationOwner::ReplicaWorkers(key)
+            Some((key, Owner::Service(_))) => {
+                let spec = self
+                    .services
+                    .get(&key)
+                    .and_then(|state| state.spec.as_ref());
+                reservation_owner(&key, spec, uid, pod)
             }
             Some((key, owner)) => ReservationOwner::Workload(key, owner),
             None => ReservationOwner::Pod(uid.clone()),

@@ -97,6 +97,18 @@ fn add_node(model: &mut Model, number: usize, rack: &str) {
     model.apply(Event::Node(name.as_str().into(), Some(node)), at(0));
 }
 
+/// A pod that must run in this rack, which its template does not say.
+fn bound_to_rack(pod: Pod, rack: &str) -> Pod {
+    let shape = PodShape {
+        node_selector: [("rack".to_owned(), rack.to_owned())].into(),
+        ..(*pod.shape).clone()
+    };
+    Pod {
+        shape: Arc::new(shape),
+        ..pod
+    }
+}
+
 fn on_node(pod: Pod, number: usize) -> Pod {
     Pod {
         node: Some(format!("node-{number}").as_str().into()),
@@ -136,4 +148,78 @@ fn gpus_are_taken_back_for_the_group_that_waits_and_not_for_one_whose_time_is_ov
     settle(&mut model, 601);
     settle(&mut model, 620);
     assert_eq!(suspended(&model, 1), [0]);
+}
+
+#[test]
+fn gpus_are_taken_back_where_the_pods_that_wait_can_go() {
+    for (rack, expected) in [("a", 0), ("b", 1)] {
+        for is_group in [true, false] {
+            let mut model = model();
+            for (number, rack) in ["a", "b", "c"].into_iter().enumerate() {
+                add_node(&mut model, number, rack);
+            }
+            for number in 0..2 {
+                run_gang(&mut model, number, true);
+            }
+            let replica = Service {
+                min: 1,
+                cluster_priority: 5,
+                ..service(1, u32::from(is_group), 1)
+            };
+            set_service(&mut model, replica);
+            set_replicas(&mut model, 1, 0);
+            let waits = if is_group {
+                tell(&mut model, on_node(leader(0, 1, false), 2), 0);
+                worker(0, 1, 1, false)
+            } else {
+                leader(0, 1, false)
+            };
+            let waits = bound_to_rack(unschedulable(waits, 0), rack);
+            tell(&mut model, waits, 0);
+            settle(&mut model, 1);
+            settle(&mut model, 20);
+            let suspended = suspended(&model, 2);
+            assert_eq!(suspended, [expected], "rack {rack}, group: {is_group}");
+        }
+    }
+}
+
+#[test]
+fn room_is_kept_where_the_pods_that_wait_can_go() {
+    for is_group in [true, false] {
+        let room = |rack: Option<&str>| {
+            let mut model = model();
+            for (number, rack) in ["a", "b", "b"].into_iter().enumerate() {
+                add_node(&mut model, number, rack);
+            }
+            let replica = Service {
+                min: 1,
+                ..service(1, u32::from(is_group), 1)
+            };
+            set_service(&mut model, replica);
+            set_replicas(&mut model, 1, 0);
+            let waits = if is_group {
+                tell(&mut model, on_node(leader(0, 1, false), 0), 0);
+                worker(0, 1, 1, false)
+            } else {
+                tell(&mut model, on_node(pod_of("other", shape(1), false), 0), 0);
+                set_replicas(&mut model, 2, 0);
+                leader(0, 1, false)
+            };
+            let waits = match rack {
+                Some(rack) => bound_to_rack(waits, rack),
+                None => waits,
+            };
+            tell(&mut model, waits.clone(), 0);
+            settle(&mut model, 0);
+            let before = gang_room(&mut model, 1);
+            // one that has a node keeps none beside it
+            tell(&mut model, on_node(waits, 2), 1);
+            settle(&mut model, 1);
+            (before, gang_room(&mut model, 1))
+        };
+        assert_eq!(room(None), (1, 1), "group: {is_group}");
+        assert_eq!(room(Some("b")), (1, 1), "group: {is_group}");
+        assert_eq!(room(Some("a")).0, 2, "group: {is_group}");
+    }
 }

@@ -176,33 +176,40 @@ impl ClusterCapacity {
     }
 
     /// What pods of replicas claim that have no node, with the owners of the room that is reserved for
-    /// them: as many as lack a place, as long as places are looked for. They are of use together if they
-    /// are of several kinds. Each claim is given to [`Self::reserve_for_replicas`] or [`Self::release`] at
+    /// them: as many as lack a place, as long as places are looked for. They are of use all together if the claim
+    /// `is_whole`. Each claim is given to [`Self::reserve_for_replicas`] or [`Self::release`] at
     /// its end.
     pub(crate) fn claim(
         &mut self,
         rank: SchedulingRank,
         pod_priority: i32,
         pods: &[(PodSet, ReservationOwner)],
+        is_whole: bool,
         may_preempt: bool,
     ) -> CapacityClaim {
-        let mut is_reserved = false;
-        let workers = pods.iter().map(|(pod_set, owner)| {
+        let (mut is_reserved, mut workers) = (false, Vec::<(ShapeId, u32)>::new());
+        for (pod_set, owner) in pods {
             let missing = self.reservations.missing_of(owner);
             is_reserved |= missing.is_some();
             let count = missing.map_or(pod_set.workers, |missing| missing.min(pod_set.workers));
             let shape = self.nodes.shape(pod_set);
-            (self.nodes.use_shape(shape), count)
-        });
-        let workers = workers.collect();
+            let id = self.nodes.use_shape(shape);
+            match workers.iter_mut().find(|(other, _)| *other == id) {
+                Some((_, others)) => {
+                    *others = others.saturating_add(count);
+                    self.nodes.release_shape(id);
+                }
+                None => workers.push((id, count)),
+            }
+        }
         CapacityClaim {
             rank,
             pod_priority,
             is_of_service: true,
-            is_whole: pods.len() > 1,
+            is_whole,
             may_preempt,
             is_reserved,
-            workers,
+            workers: workers.into(),
         }
     }
 

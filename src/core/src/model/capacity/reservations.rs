@@ -16,6 +16,8 @@ pub(crate) enum ReservationOwner {
     Workload(Key, Owner),
     /// The workers of a service's replicas.
     ReplicaWorkers(Key),
+    /// A pod of a service that needs something else than its template says, by its UID.
+    ReplicaPod(Key, Name),
     /// A pod of no workload, by its UID.
     Pod(Name),
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::model::capacity::{CapacityClaim, ReservationOwner};
-use crate::model::cost::pod_set;
-use crate::model::event::{Key, Name, Owner, Service, UNSCHEDULABLE_TIMEOUT};
+use crate::model::capacity::CapacityClaim;
+use crate::model::event::{Key, Name, Service, UNSCHEDULABLE_TIMEOUT};
 use crate::model::preemptible::Priorities;
 use crate::model::replica_pods::pods_without_node;
-use crate::model::state::{Model, count};
+use crate::model::state::Model;
 use crate::pod_set::SchedulingRank;
 
 /// What waits for room, in the order of the cluster, and when more of it begins to.
@@ -94,31 +93,21 @@ fn claim_of_service(
     let may_preempt = !new.is_empty();
     // nothing is taken for those that had their time beside new ones
     let claimed = if may_preempt { new } else { waiting };
-    let Some((_, first)) = claimed.first() else {
+    if claimed.is_empty() {
         return (None, later);
-    };
+    }
     let rank = SchedulingRank {
         priority: std::cmp::Reverse(spec.cluster_priority),
         created: spec.created,
         namespace: key.namespace.clone(),
         name: key.name.clone(),
     };
-    let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
-    let pods = match &spec.workers {
-        None => vec![(pod_set(&spec.replica, count(claimed.len())), owner)],
-        // one replica at a time: a part of two serves nobody
-        Some(workers) => {
-            let (leaders, others) = pods_without_node(state, &model.pods, first);
-            vec![
-                (pod_set(&spec.replica, leaders), owner),
-                (
-                    pod_set(&workers.shape, others),
-                    ReservationOwner::ReplicaWorkers(key.clone()),
-                ),
-            ]
-        }
-    };
+    let is_whole = spec.workers.is_some();
+    let claimed = claimed.iter().map(|(_, uid)| *uid);
+    // one replica of several pods at a time: a part of two serves nobody
+    let replicas = claimed.take(if is_whole { 1 } else { usize::MAX });
+    let pods = pods_without_node(key, state, &model.pods, replicas);
     let pod_priority = spec.priority;
-    let claim = model.capacity.claim(rank, pod_priority, &pods, may_preempt);
+    let claim = (model.capacity).claim(rank, pod_priority, &pods, is_whole, may_preempt);
     (Some(claim), later)
 }

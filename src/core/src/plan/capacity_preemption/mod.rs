@@ -129,6 +129,7 @@ fn priority_of(model: &Model, owner: &ReservationOwner) -> Option<i32> {
     match owner {
         ReservationOwner::Pod(uid) => Some(model.pods.get(uid)?.pod.shape.priority),
         ReservationOwner::ReplicaWorkers(key)
+        | ReservationOwner::ReplicaPod(key, _)
         | ReservationOwner::Workload(key, Owner::Service(_)) => {
             Some(model.services.get(key)?.spec.as_ref()?.priority)
         }
