@@ -119,6 +119,23 @@ fn given_up(replicas: u32, pods: &[Replica]) -> u32 {
         .min(count(released))
 }
 
+/// The replicas that come back instead of new ones where more are wanted, in their order, each with whether it does for
+/// certain: what was given up may be deleted at any moment, and is not ours to keep.
+pub(crate) fn coming_back(replicas: u32, pods: &[Replica]) -> Vec<(&Replica, bool)> {
+    // those that began to leave last have lost the least
+    let mut back: Vec<_> = leaving(pods).collect();
+    back.sort_by_key(|pod| {
+        (
+            pod.ordinal,
+            pod.marked_for_deletion,
+            std::cmp::Reverse(pod.draining_since),
+        )
+    });
+    let ours = back.len() - given_up(replicas, pods) as usize;
+    let numbered = back.into_iter().enumerate();
+    numbered.map(|(nth, pod)| (pod, nth < ours)).collect()
+}
+
 fn leaving(pods: &[Replica]) -> impl Iterator<Item = &Replica> {
     pods.iter().filter(|pod| pod.draining_since.is_some())
 }
@@ -145,18 +162,10 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
 /// Lets replicas stay that leave, before new ones are made.
 fn recall(input: &DrainInput, steps: &mut Steps) {
     let non_draining = non_draining(input.replicas, &input.pods);
-    // those that began to leave last have lost the least, and what was given up is not ours to keep
-    let mut back: Vec<_> = leaving(&input.pods).collect();
-    back.sort_by_key(|pod| {
-        (
-            pod.ordinal,
-            pod.marked_for_deletion,
-            std::cmp::Reverse(pod.draining_since),
-        )
-    });
-    let ours = count(leaving(&input.pods)) - given_up(input.replicas, &input.pods);
-    let kept = ours.min(input.allowed.saturating_sub(non_draining));
-    steps.keep = names(back.into_iter().take(kept as usize));
+    let back = coming_back(input.replicas, &input.pods);
+    let wanted = input.allowed.saturating_sub(non_draining);
+    let kept = back.into_iter().filter(|(_, is_ours)| *is_ours);
+    steps.keep = names(kept.map(|(pod, _)| pod).take(wanted as usize));
     steps.replicas = input.replicas.max(input.allowed);
 }
 

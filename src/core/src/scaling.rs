@@ -155,11 +155,20 @@ pub struct Service {
     pub last_burst: Option<Timestamp>,
     /// What one replica costs, and how long it takes to stop.
     pub running_cost: RunningCost,
+    /// What the next replicas cost that leave and come back instead of new ones, in their order.
+    pub recalled_costs: Vec<RunningCost>,
     /// What one replica needs on a node.
     pub replica: PodSet,
 }
 
 impl Service {
+    /// What the replica costs that comes after so many more than it has: of those that leave, one may come back
+    /// instead of a new one.
+    pub(crate) fn cost_of_next(&self, more: u32) -> RunningCost {
+        let recalled = self.recalled_costs.get(more as usize);
+        recalled.copied().unwrap_or(self.running_cost)
+    }
+
     /// Replicas that were ordered and have no pod yet.
     pub fn without_pod(&self) -> u32 {
         self.current.saturating_sub(self.with_pod)

@@ -120,6 +120,21 @@ impl RunningCost {
         }
     }
 
+    /// What this and another one cost at most; unknown if either is.
+    pub(crate) fn or_dearer(self, other: Self) -> Self {
+        let highest = |one: Option<Money>, other: Option<Money>| Some(one?.max(other?));
+        Self {
+            rate: highest(self.rate, other.rate),
+            stop_rate: highest(self.stop_rate, other.stop_rate),
+            stop_seconds: self.stop_seconds.max(other.stop_seconds),
+            priority: self.priority,
+            basis: match self.rate < other.rate {
+                true => other.basis,
+                false => self.basis,
+            },
+        }
+    }
+
     /// What stopping it now would still cost.
     pub fn reserve(&self) -> Money {
         self.reserve_of(1)

@@ -1,5 +1,6 @@
 //! Who waits for the money of budgets, and in which order it is given.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -74,10 +75,21 @@ impl BudgetRank {
 /// What is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
+    /// What comes first, one by one, and costs something else than the rest.
+    pub(crate) first: Vec<RunningCost>,
     /// What starts together or not at all.
     pub(crate) running_costs: Vec<(RunningCost, u32)>,
-    /// How often.
+    /// How often, those that come first included.
     pub(crate) count: u32,
+}
+
+impl Claim {
+    /// What starts together or not at all, one time after the other.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = Cow<'_, [(RunningCost, u32)]>> {
+        let first = self.first.iter().map(|cost| Cow::Owned(vec![(*cost, 1)]));
+        let others = std::iter::repeat(Cow::Borrowed(&*self.running_costs));
+        first.chain(others).take(self.count as usize)
+    }
 }
 
 /// That a workload gives way to another.

@@ -395,9 +395,9 @@ impl Model {
         let Some(state) = self.services.get_mut(key) else {
             return;
         };
-        let nothing = Spending::default();
+        let no_spending = Spending::default();
         let namespace = self.namespaces.get(&key.namespace);
-        let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
+        let spending = namespace.map_or(&no_spending, |namespace| &namespace.spending);
         let priority = state.spec.as_ref().map(|spec| spec.priority);
         let mut cost = WorkloadCost {
             priority,
@@ -420,6 +420,12 @@ impl Model {
         let held = drain::held(&replicas);
         // a service that is gone keeps no replica
         let (mut non_draining, mut wanted) = (BTreeMap::<Name, FreedBudget>::new(), 0);
+        // of those that leave, what all of their pods cost, and how many of them are workers
+        let mut draining = BTreeMap::<Name, (RunningCost, u32)>::new();
+        let nothing = RunningCost {
+            priority,
+            ..RunningCost::constant(Some(Money::ZERO), 0)
+        };
         for uid in &state.pods {
             let known = self.pods.get(uid);
             let fate = known.map(|found| fate(state, &self.pods, uid, &found.pod));
@@ -476,9 +482,15 @@ impl Model {
                 let freed = non_draining.entry(replica).or_default();
                 *freed = freed.and(freed_by(&[(running, 1)]));
             }
+            if matches!(fate.intent, PodIntent::Drain(_)) && !fate.has_drained && is_replica(pod) {
+                let replica = pod.leader.as_ref().unwrap_or(uid).clone();
+                let (sum, workers) = draining.entry(replica).or_insert((nothing, 0));
+                *sum = replica_cost(*sum, running, 1);
+                *workers += u32::from(pod.leader.is_some());
+            }
             stop_times.insert(stop_seconds);
         }
-        let mut running_cost = None;
+        let (mut running_cost, mut recalled_costs) = (None, Vec::new());
         let (mut reserved_pods, mut reserved_workers) = (PodSet::default(), PodSet::default());
         if let Some(spec) = &state.spec {
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
@@ -546,6 +558,18 @@ impl Model {
                 reserved_workers = pod_set(&workers.shape, wanted);
             }
             running_cost = Some(replica);
+            let back = drain::coming_back(state.declared(), &replicas).into_iter();
+            recalled_costs.extend(back.map(|(pod, is_ours)| {
+                let (there, workers) = draining.get(&*pod.uid).copied().unwrap_or((nothing, 0));
+                let own = worker.map_or(there, |worker| {
+                    replica_cost(there, worker, most.saturating_sub(workers))
+                });
+                // of what was given up, a new one may come instead
+                match is_ours {
+                    true => own,
+                    false => own.or_dearer(replica),
+                }
+            }));
         }
         for (replica, freed_budget) in &non_draining {
             if let Some(found) = self.pods.get_mut(replica) {
@@ -562,7 +586,7 @@ impl Model {
         }
         cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
         let old = std::mem::replace(&mut state.cost, cost.clone());
-        state.running_cost = running_cost;
+        (state.running_cost, state.recalled_costs) = (running_cost, recalled_costs);
         (state.starting, state.given_up) = (starting, given_up);
         let given_up_at =
             [&state.without_pod, &state.missing_workers].map(|all| all.changes_at(now));
@@ -587,19 +611,16 @@ impl Model {
         }
         self.note_unschedulable(key);
         if is_gone {
-            self.note_admission(key, Admission::Unknown);
+            self.note_admission(key, None);
         }
         self.replace_cost(&key.namespace, &old, &cost);
     }
 
-    /// Notes whether the budgets would admit one more replica of a service, as it was just decided.
-    pub(crate) fn note_admission(&mut self, key: &Key, admission: Admission) {
+    /// Notes what one more replica of a service costs and whether the budgets would admit it, as it was just decided.
+    pub(crate) fn note_admission(&mut self, key: &Key, new: Option<(RunningCost, Admission)>) {
         let Some(state) = self.services.get_mut(key) else {
             return;
         };
-        let new = state
-            .running_cost
-            .map(|running_cost| (running_cost, admission));
         let old = std::mem::replace(&mut state.index, new);
         let namespace = self.namespace_mut(&key.namespace);
         namespace.index_service(key, old, new);

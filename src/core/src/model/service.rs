@@ -198,6 +198,8 @@ pub(crate) struct ServiceState {
     pub(crate) worker_estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) running_cost: Option<RunningCost>,
+    /// What the replicas cost that leave, once they come back instead of new ones, in their order.
+    pub(crate) recalled_costs: Vec<RunningCost>,
     /// Replicas that were ordered, are not told to leave and have no node yet: to take them back costs nothing.
     pub(crate) starting: u32,
     /// The same of those that no pod came of, and that are waited for no longer.

@@ -78,21 +78,17 @@ pub(super) fn share(
         if budget_states.any(|budget_state| budget_state.stops(priority)) {
             continue;
         }
-        for _ in 0..claim.count {
+        for running_costs in claim.starts() {
             let mut until = given;
             let is_paid = loop {
-                if admission.check_all(&claim.running_costs).is_ok() {
+                if admission.check_all(&running_costs).is_ok() {
                     break true;
                 }
                 // announced terms stop nothing
-                if admission.check_in_force(&claim.running_costs).is_ok() {
+                if admission.check_in_force(&running_costs).is_ok() {
                     break false;
                 }
-                if until == given
-                    && admission
-                        .check_after_preemption(&claim.running_costs)
-                        .is_err()
-                {
+                if until == given && admission.check_after_preemption(&running_costs).is_err() {
                     break false;
                 }
                 let candidates = candidates.get_or_insert_with(|| in_order(model, name, now));
@@ -104,10 +100,10 @@ pub(super) fn share(
                 }
                 until += 1;
             };
-            let left = admission.left_beside(&claim.running_costs, FreedBudget::default());
+            let left = admission.left_beside(&running_costs, FreedBudget::default());
             let candidates = candidates.as_deref().unwrap_or_default();
             let taken = candidates.get(given..until).unwrap_or_default();
-            if !is_paid || admission.admit_all(&claim.running_costs).is_err() {
+            if !is_paid || admission.admit_all(&running_costs).is_err() {
                 for candidate in taken {
                     admission.restore(candidate.freed_budget);
                 }
@@ -122,7 +118,7 @@ pub(super) fn share(
                 pairs.map(|(before, now)| now.min(*before)).collect()
             };
             let kept = shares.kept.entry(rank.clone()).or_default();
-            kept.extend(&claim.running_costs);
+            kept.extend(running_costs.iter());
             for candidate in taken {
                 let workload = candidate.order.workload.clone();
                 let preemption = shares.preempted.entry(workload);

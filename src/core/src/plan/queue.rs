@@ -157,6 +157,7 @@ fn carry_out(
         (
             rank(job),
             Claim {
+                first: vec![],
                 running_costs,
                 count: 1,
             },

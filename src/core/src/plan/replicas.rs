@@ -230,6 +230,7 @@ fn decide_service(
     } = undecided;
     let key = &key;
     model.set_claims(key, claims.into_iter().flatten().collect());
+    let newly_paid = allotment.newly_paid();
     let (service, decision) = allotment.decide(admission, now);
     let namespace = model.namespaces.get(&key.namespace);
     let unpaid = namespace.and_then(|namespace| namespace.withdrawn.get(key));
@@ -245,7 +246,8 @@ fn decide_service(
         payable = service.current;
     }
     let held = model.gateways.held(key);
-    let admits = Admission::of(admission, service.running_cost);
+    let next_cost = service.cost_of_next(newly_paid);
+    let admits = Admission::of(admission, next_cost);
     let Some(state) = model.services.get_mut(key) else {
         return;
     };
@@ -370,7 +372,7 @@ fn decide_service(
         model.refresh_service(key, now);
         model.marks.again.insert(key.clone());
     }
-    model.note_admission(key, admits);
+    model.note_admission(key, Some((next_cost, admits)));
 }
 
 /// Whether a budget or a workload of higher priority takes replicas away.
@@ -578,6 +580,7 @@ fn observe_service(
         replica_log: state.replica_log.clone(),
         last_burst: state.burst.map(|(until, _)| until),
         running_cost: state.running_cost?,
+        recalled_costs: state.recalled_costs.clone(),
         replica: PodSet::default(),
     };
     let unknown_since = state

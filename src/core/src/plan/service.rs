@@ -135,11 +135,11 @@ impl Allotment {
         kept: &[(RunningCost, u32)],
         admission: &mut BudgetAdmission,
     ) {
-        let running_cost = self.service.running_cost;
         if part == Part::Further && self.missing(Part::First) > 0 {
             return;
         }
         for _ in 0..self.missing(part) {
+            let running_cost = self.service.cost_of_next(self.newly_paid());
             match admission.admit_beside(running_cost, kept) {
                 Ok(()) => self.paid += 1,
                 Err(why) => {
@@ -165,7 +165,14 @@ impl Allotment {
             Some(Denied::Unknown(_)) => false,
             None => self.waits_for_drain,
         };
+        let ahead = match part {
+            Part::First => self.paid,
+            Part::Further => self.paid.max(self.first()),
+        };
+        let ahead = ahead.saturating_sub(self.service.current) as usize;
+        let recalled = self.service.recalled_costs.iter().skip(ahead);
         (waits && count > 0).then(|| Claim {
+            first: recalled.take(count as usize).copied().collect(),
             running_costs: vec![(self.service.running_cost, 1)],
             count,
         })
@@ -396,14 +403,11 @@ fn refusal(
         let retry_at = service.bounds.changes_at;
         return unavailable(RefusalReason::ScheduledToZero, message, retry_at);
     }
-    let (limit, reason, message, retry_at) = match admission.check(service.running_cost) {
+    let next = service.cost_of_next(0);
+    let (limit, reason, message, retry_at) = match admission.check(next) {
         Ok(()) => return None,
         // it would get the money of those that give way to it
-        Err(Denied::Budget { .. })
-            if admission
-                .check_after_preemption(&[(service.running_cost, 1)])
-                .is_ok() =>
-        {
+        Err(Denied::Budget { .. }) if admission.check_after_preemption(&[(next, 1)]).is_ok() => {
             return None;
         }
         Err(Denied::Budget {

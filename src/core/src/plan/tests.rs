@@ -170,6 +170,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         replica_log: Default::default(),
         last_burst: None,
         running_cost: RunningCost::constant(Some("12".parse().unwrap()), 60),
+        recalled_costs: vec![],
         replica: PodSet {
             workers: 1,
             worker: BTreeMap::new(),

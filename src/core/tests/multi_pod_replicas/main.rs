@@ -7,6 +7,7 @@ mod common;
 mod overdue;
 #[path = "../common/pods.rs"]
 mod pods;
+mod recalls;
 mod room;
 #[path = "../common/services.rs"]
 mod services;
