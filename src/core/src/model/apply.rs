@@ -10,13 +10,13 @@ use crate::scaling::{LatencyMeasure, SignalRule};
 
 use super::budget_terms::KnownTerms;
 use super::capacity::ReservationOwner;
-use super::cost::pod_set;
 use super::event::{
     BatchJob, Deployment, EngineMeasures, Event, Job, Key, Measurement, Name, Node, Owner, Pod,
     PodShape, Reading, Service,
 };
 use super::namespace::KnownBudget;
 use super::pause::Pauses;
+use super::pod_cost::pod_set;
 use super::rollout::RolloutProgress;
 use super::service::{EngineState, ServiceState};
 use super::spending::AccountSpend;

@@ -2,347 +2,30 @@
 //! room reserved for those of their pods that have no node yet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::budget::{EVICTION_NOTICE, FreedBudget, RunningCost};
-use crate::drain::{self, SETTLE};
+use crate::drain;
 use crate::money::Money;
 use crate::pod_set::PodSet;
-use crate::pricing::EstimateBasis;
 
-use super::capacity::{ClusterCapacity, ReservationOwner};
+use super::capacity::ReservationOwner;
 use super::claim::{BudgetRank, Claim};
-use super::event::{Deployment, Key, Name, Owner, Pod, PodShape, Service};
+use super::draining::{drain_replicas, is_replica};
+use super::event::{Key, Name, Owner, Pod};
 use super::job::JobState;
 use super::namespace::Admission;
-use super::rates::{CachedRate, Estimate, Rates};
-use super::replica_pods::{PodFate, fate, missing_workers, replica_cost, reservation_owner};
-use super::service::{Ordered, ServiceState, may_have_requests};
-use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
+use super::pod_cost::{
+    PodIntent, cost_changes_at, freed_by, grace_stop_seconds, new_part_cost, new_pod_cost,
+    note_intent, pod_set, replica_stop_seconds, running_cost, service_stop_seconds,
+};
+use super::replica_pods::{fate, missing_workers, replica_cost, reservation_owner};
+use super::service::ServiceState;
+use super::spending::{Spending, WorkloadCost};
 use super::state::{Model, PodState, count};
 use super::timers::TimerKey;
 use super::workers::{is_in_queue, takes_room};
-
-/// What was told to leave is waited for so long beyond the time that it may take.
-const OVERDUE_AFTER: SignedDuration = SignedDuration::from_mins(5);
-
-/// What a pod was told that is not being deleted.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum PodIntent {
-    Run,
-    /// To leave, at this time: it is deleted at the end of its drain, or at once while it has no node.
-    Drain(Timestamp),
-    /// To stop at once.
-    Stop,
-}
-
-impl WorkloadCost {
-    /// Adds a pod of this cost. Returns when it will be overdue, if it was told to leave and is not.
-    fn add_pod(
-        &mut self,
-        found: &PodState,
-        intent: PodIntent,
-        cost: RunningCost,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        let pod = &*found.pod;
-        let Some(rate) = cost.rate else {
-            self.unknown += 1;
-            return None;
-        };
-        if pod.node.is_none() {
-            if pod.deletion.is_none() {
-                self.add_starting(cost, u32::from(intent == PodIntent::Run));
-            }
-            return None;
-        }
-        self.rate += rate;
-        let overdue_at = overdue_at(found, intent, cost.stop_seconds);
-        let overdue_at = match overdue_at {
-            Some(at) if at <= now => {
-                self.add_overdue(pod, cost);
-                return None;
-            }
-            at => at,
-        };
-        if overdue_at.is_some() {
-            self.leaving_rate += rate;
-        }
-        let stop_rate = cost.stop_rate.map_or(rate, |highest| highest.max(rate));
-        match (pod.deletion, intent) {
-            (Some(by), _) => self.terminating.push((cost.stop_rate.unwrap_or(rate), by)),
-            (None, PodIntent::Run) => self.reserve += cost.reserve(),
-            (None, PodIntent::Drain(since)) => {
-                self.draining
-                    .push((stop_rate, later(since, cost.stop_seconds)));
-            }
-            (None, PodIntent::Stop) => {
-                self.reserve += cost.reserve();
-                self.leaving_reserve += cost.reserve();
-            }
-        }
-        overdue_at
-    }
-
-    /// Adds a pod that should have gone long ago: nobody counts on its money any more.
-    fn add_overdue(&mut self, pod: &Pod, cost: RunningCost) {
-        let rate = cost.rate.unwrap_or_default();
-        self.kept_on_stop.rate += rate;
-        match pod.deletion {
-            Some(by) => self.terminating.push((cost.stop_rate.unwrap_or(rate), by)),
-            None => {
-                self.reserve += cost.reserve();
-                self.kept_on_stop.reserve += cost.reserve();
-            }
-        }
-    }
-
-    /// Adds so many that have no node yet and are not taken back for nothing, such as workers of a gang, which is
-    /// not taken back in part. They are in the reserve as if they had one.
-    fn add_held(&mut self, cost: RunningCost, number: u32) {
-        let reserve = self.add_starting_rate(cost, number);
-        self.reserve += reserve;
-    }
-
-    /// Adds so many that have no node yet.
-    fn add_starting(&mut self, cost: RunningCost, number: u32) {
-        let reserve = self.add_starting_rate(cost, number);
-        self.starting_reserve += reserve;
-    }
-
-    /// Adds the rate of so many that have no node yet. Returns what stopping them would cost once they
-    /// have one.
-    fn add_starting_rate(&mut self, cost: RunningCost, number: u32) -> Money {
-        let Some(rate) = cost.rate else {
-            self.unknown += number;
-            return Money::ZERO;
-        };
-        self.starting_rate += rate.times(number);
-        cost.reserve_of(number)
-    }
-}
-
-/// When a pod that was told to leave should have gone long ago, if it was: its node may be lost, or what would delete
-/// it. `stop_seconds` is how long it may take from the order on.
-fn overdue_at(found: &PodState, intent: PodIntent, stop_seconds: i64) -> Option<Timestamp> {
-    let pod = &found.pod;
-    let by = match (pod.deletion, intent) {
-        (Some(by), _) => later(by, bounded_grace(pod.grace_seconds) - pod.grace_seconds),
-        (None, PodIntent::Drain(since)) => later(since, stop_seconds),
-        (None, PodIntent::Stop) => later(found.stopping_since?, stop_seconds),
-        (None, PodIntent::Run) => return None,
-    };
-    Some(later(by, OVERDUE_AFTER.as_secs()))
-}
-
-fn later(at: Timestamp, seconds: i64) -> Timestamp {
-    at.saturating_add(SignedDuration::from_secs(seconds))
-        .unwrap_or(at)
-}
-
-/// The cost of a pod that costs `rate` an hour now.
-fn running_cost(
-    rates: &Rates,
-    capacity: &ClusterCapacity,
-    pod: &Pod,
-    rate: Option<Money>,
-    stop_seconds: i64,
-    priority: i32,
-    now: Timestamp,
-) -> RunningCost {
-    let seconds = match pod.deletion {
-        Some(by) => grace_stop_seconds(by.duration_since(now).as_secs()),
-        None => stop_seconds,
-    };
-    let node = pod.node.as_ref().and_then(|node| capacity.node(node));
-    RunningCost {
-        rate,
-        stop_rate: rates.highest(rate, &pod.shape, node, now, seconds),
-        stop_seconds,
-        priority,
-        basis: EstimateBasis::Node,
-    }
-}
-
-/// What becomes free when these go.
-pub(crate) fn freed_by(running_costs: &[(RunningCost, u32)]) -> FreedBudget {
-    let each = running_costs
-        .iter()
-        .map(|(running_cost, count)| FreedBudget {
-            rate: running_cost.rate.unwrap_or_default().times(*count),
-            reserve: running_cost.reserve_of(*count),
-        });
-    each.fold(FreedBudget::default(), FreedBudget::and)
-}
-
-/// The cost of a pod of this shape that has no node yet and takes `stop_seconds` to stop.
-fn new_pod_cost(
-    rates: &mut Rates,
-    shape: &Arc<PodShape>,
-    cached: &mut CachedRate,
-    stop_seconds: i64,
-    priority: i32,
-    now: Timestamp,
-) -> RunningCost {
-    let Estimate { rate, basis } = rates.estimate(shape, cached, now);
-    RunningCost {
-        rate,
-        stop_rate: rates.highest(rate, shape, None, now, stop_seconds),
-        stop_seconds,
-        priority,
-        basis,
-    }
-}
-
-/// The cost of a pod that is new with others, of which some have GPUs: one that has none costs nothing.
-fn new_part_cost(
-    rates: &mut Rates,
-    shape: &Arc<PodShape>,
-    cached: &mut CachedRate,
-    stop_seconds: i64,
-    priority: i32,
-    now: Timestamp,
-) -> RunningCost {
-    if shape.uses_gpus() {
-        return new_pod_cost(rates, shape, cached, stop_seconds, priority, now);
-    }
-    // such as a launcher: only GPUs are charged for, so its price is known to be none
-    *cached = CachedRate::without_gpus();
-    RunningCost {
-        priority,
-        ..RunningCost::constant(cached.rate(), stop_seconds)
-    }
-}
-
-/// When something with one of these stop times is reserved at another price.
-fn cost_changes_at(
-    rates: &Rates,
-    stop_seconds: BTreeSet<i64>,
-    now: Timestamp,
-) -> Option<Timestamp> {
-    let each = stop_seconds.into_iter();
-    each.filter_map(|seconds| rates.next_within(now, seconds))
-        .min()
-}
-
-/// Seconds from the order to stop a replica until it costs nothing.
-fn service_stop_seconds(drain_timeout: SignedDuration, grace_seconds: i64) -> i64 {
-    let drain_seconds = drain_timeout.max(SETTLE).as_secs();
-    drain_seconds + grace_stop_seconds(grace_seconds)
-}
-
-/// Seconds from the order to stop a replica until this pod of it costs nothing. All pods of a replica count until
-/// the last one has stopped: workers are told to once their leader has ended.
-fn replica_stop_seconds(spec: &Service, pod: &Pod, fate: PodFate) -> i64 {
-    if pod.leader.is_none() {
-        let workers = spec.workers.as_ref();
-        let workers = workers.map_or(0, |workers| grace_stop_seconds(workers.grace_seconds));
-        return service_stop_seconds(spec.drain_timeout, pod.grace_seconds) + workers;
-    }
-    let leader = match fate.has_drained {
-        true => grace_stop_seconds(spec.grace_seconds),
-        false => service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
-    };
-    leader + grace_stop_seconds(pod.grace_seconds)
-}
-
-/// Seconds from the deletion of a pod with this grace until it costs nothing.
-pub(crate) fn grace_stop_seconds(grace_seconds: i64) -> i64 {
-    bounded_grace(grace_seconds) + SLACK_SECONDS
-}
-
-/// What so many pods that are alike need.
-pub(crate) fn pod_set(shape: &PodShape, workers: u32) -> PodSet {
-    PodSet {
-        workers,
-        worker: shape.requests.clone(),
-        node_selector: shape.node_selector.clone(),
-        placement: Arc::clone(&shape.placement),
-    }
-}
-
-/// Whether a pod counts among the replicas of its Deployment.
-pub(crate) fn is_replica(pod: &Pod) -> bool {
-    pod.ended.is_none() && pod.deletion.is_none()
-}
-
-/// Since when a pod has been leaving, by an order or by its annotation.
-pub(crate) fn draining_since(
-    orders: &BTreeMap<Name, Ordered<bool>>,
-    uid: &Name,
-    pod: &Pod,
-) -> Option<Timestamp> {
-    match orders.get(uid) {
-        Some(order) if order.value => Some(order.at),
-        Some(_) => None,
-        None => pod.draining_since,
-    }
-}
-
-/// The replicas of a service as the steps of a drain see them: their pods, of several those that lead. Orders that
-/// pods do not show yet count.
-pub(crate) fn drain_replicas<'a>(
-    state: &ServiceState,
-    pods: impl Iterator<Item = (&'a Name, &'a PodState)>,
-    now: Timestamp,
-) -> Vec<drain::Replica> {
-    let leads = |pod: &Pod| pod.leader.is_none() && is_replica(pod);
-    let replicas = pods.filter(|(_, found)| leads(&found.pod));
-    let deployment = state.deployment.as_ref();
-    let first_ordinal = deployment.and_then(|found| found.first_ordinal);
-    replicas
-        .map(|(uid, found)| {
-            let (pod, engine) = (&found.pod, &found.engine);
-            drain::Replica {
-                uid: uid.to_string(),
-                has_node: pod.node.is_some(),
-                may_have_requests: may_have_requests(pod, engine),
-                ready: pod.ready_since.is_some(),
-                in_endpoints: state.endpoints.contains(uid),
-                draining_since: draining_since(&state.draining, uid, pod),
-                marked_for_deletion: pod.marked_for_deletion
-                    || state.marked_for_deletion.contains_key(uid),
-                stalled: engine.is_stalled(now),
-                busy: match (state.reads_engines(), state.takes_requests()) {
-                    (true, _) => engine.requests(),
-                    // gateways do not tell which replica has theirs
-                    (false, true) => None,
-                    // one without an engine has no requests to wait for
-                    (false, false) => Some(0),
-                },
-                created: pod.created,
-                ordinal: first_ordinal.and_then(|first| ordinal(&pod.key.name, first)),
-            }
-        })
-        .collect()
-}
-
-/// The replicas of a service that do not leave, by its objects: an order that was not carried out has
-/// changed none.
-pub(crate) fn shown_replicas(
-    deployment: Option<&Deployment>,
-    replicas: &[drain::Replica],
-    pods: &BTreeMap<Name, PodState>,
-) -> u32 {
-    let shown = replicas.iter().filter_map(|replica| {
-        let pod = &pods.get(replica.uid.as_str())?.pod;
-        Some(drain::Replica {
-            draining_since: pod.draining_since,
-            marked_for_deletion: pod.marked_for_deletion,
-            ..replica.clone()
-        })
-    });
-    let shown: Vec<_> = shown.collect();
-    drain::non_draining(deployment.map_or(0, |found| found.replicas), &shown)
-}
-
-/// The place of a StatefulSet's pod among those that it has, from 0, by the ordinal in which its name ends.
-fn ordinal(name: &str, first: u32) -> Option<u32> {
-    let ordinal: u32 = name.rsplit_once('-')?.1.parse().ok()?;
-    Some(ordinal.saturating_sub(first))
-}
 
 impl Model {
     /// Puts what a workload or pod costs in the place of what it did.
@@ -432,7 +115,7 @@ impl Model {
             let Some((found, fate)) = self.pods.get_mut(uid).zip(fate) else {
                 continue;
             };
-            found.note_intent(fate.intent, now);
+            note_intent(found, fate.intent, now);
             found.freed_budget = FreedBudget::default();
             let pod = &found.pod;
             if pod.ended.is_some() {
@@ -461,7 +144,7 @@ impl Model {
                 continue;
             }
             let stop_seconds = match &state.spec {
-                Some(spec) => replica_stop_seconds(spec, pod, fate),
+                Some(spec) => replica_stop_seconds(spec, pod, fate.has_drained),
                 // its workload is gone: Kubernetes is stopping it
                 None => grace_stop_seconds(pod.grace_seconds),
             };
@@ -692,7 +375,7 @@ impl Model {
                 true => PodIntent::Stop,
                 false => PodIntent::Run,
             };
-            found.note_intent(intent, now);
+            note_intent(found, intent, now);
             let pod = &found.pod;
             if is_worker && runs && pod.node.is_none() && pod.deletion.is_none() {
                 cost.add_held(running, 1);

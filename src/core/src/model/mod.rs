@@ -13,7 +13,9 @@
 //! | `claim` | who waits for the money of budgets, and in which order it is given |
 //! | `evictions`, `planned_eviction` | pods of no workload that budgets evict |
 //! | `replica_pods` | replicas of several pods, which count once |
+//! | `draining` | replicas as the steps of a drain see them |
 //! | `cost` | what workloads cost while they run, and the room reserved for them |
+//! | `pod_cost` | what one pod adds to that |
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `capacity` | the room on nodes, and what is reserved for pods that have no node yet |
 //! | `rates` | what a pod that has no charge yet will cost |
@@ -35,6 +37,7 @@ pub(crate) mod capacity;
 mod capacity_preemption;
 pub(crate) mod claim;
 pub(crate) mod cost;
+pub(crate) mod draining;
 pub mod event;
 mod evictions;
 pub(crate) mod gateways;
@@ -45,6 +48,7 @@ pub(crate) mod missing_replica_pods;
 pub(crate) mod namespace;
 mod pause;
 pub(crate) mod planned_eviction;
+pub(crate) mod pod_cost;
 pub(crate) mod preemptible;
 pub(crate) mod rates;
 pub(crate) mod replica_pods;

@@ -11,10 +11,11 @@ use crate::money::Money;
 use crate::pod_set::PodSet;
 
 use super::capacity::ReservationOwner;
-use super::cost::{PodIntent, draining_since, is_replica, pod_set};
+use super::draining::{draining_since, is_replica};
 use super::event::{Key, Name, Owner, Pod, PodShape, Service};
+use super::pod_cost::{PodIntent, pod_set};
 use super::service::{Replica, ServiceState, failed_at, failures};
-use super::state::{PodState, count};
+use super::state::{Model, PodState, count};
 
 /// The leader of a worker, if it is there: a pod of the same service that is no worker itself and has not
 /// ended.
@@ -119,6 +120,21 @@ pub(super) fn missing_workers(
         })
     });
     missing.filter(|missing| missing.number > 0).collect()
+}
+
+impl Model {
+    /// The owner of the room that is reserved for a pod while it has no node.
+    pub(super) fn reservation_owner(&self, uid: &Name, pod: &Pod) -> ReservationOwner {
+        match self.owner(pod) {
+            Some((key, Owner::Service(_))) => {
+                let state = self.services.get(&key);
+                let spec = state.and_then(|state| state.spec.as_ref());
+                reservation_owner(&key, spec, uid, pod)
+            }
+            Some((key, owner)) => ReservationOwner::Workload(key, owner),
+            None => ReservationOwner::Pod(uid.clone()),
+        }
+    }
 }
 
 /// The owner of the room that is reserved for a pod of a service while it has no node. What is reserved for all that

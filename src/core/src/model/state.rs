@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::capacity::{ClusterCapacity, ReservationOwner};
-use super::cost::PodIntent;
+use super::capacity::ClusterCapacity;
 use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::gateways::Gateways;
 use super::job::JobState;
@@ -14,7 +13,6 @@ use super::namespace::NamespaceState;
 use super::pause::{PauseScope, Pauses};
 use super::preemptible::{CapacityPreemptions, PreemptibleGangs};
 use super::rates::{CachedRate, Rates};
-use super::replica_pods::reservation_owner;
 use super::service::{EngineState, ServiceState};
 use super::spending::{Totals, WorkloadCost};
 use super::timers::{TimerKey, Timers};
@@ -37,14 +35,6 @@ pub(crate) struct PodState {
     pub(crate) bound_at: Option<Timestamp>,
     /// Since when it is to stop at once, without having been told itself.
     pub(crate) stopping_since: Option<Timestamp>,
-}
-
-impl PodState {
-    /// Takes what becomes of it.
-    pub(super) fn note_intent(&mut self, intent: PodIntent, now: Timestamp) {
-        let since = self.stopping_since.unwrap_or(now);
-        self.stopping_since = (intent == PodIntent::Stop).then_some(since);
-    }
 }
 
 /// What is to be decided anew.
@@ -432,21 +422,6 @@ impl Model {
             Owner::Service(name) => Some((key(name), pod.owner.clone())),
             Owner::Job(name, _) => Some((key(name), pod.owner.clone())),
             Owner::Other => None,
-        }
-    }
-
-    /// The owner of the room that is reserved for a pod without a node.
-    pub(crate) fn reservation_owner(&self, uid: &Name, pod: &Pod) -> ReservationOwner {
-        match self.owner(pod) {
-            Some((key, Owner::Service(_))) => {
-                let spec = self
-                    .services
-                    .get(&key)
-                    .and_then(|state| state.spec.as_ref());
-                reservation_owner(&key, spec, uid, pod)
-            }
-            Some((key, owner)) => ReservationOwner::Workload(key, owner),
-            None => ReservationOwner::Pod(uid.clone()),
         }
     }
 

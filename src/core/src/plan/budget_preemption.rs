@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use crate::budget::{BudgetAdmission, FreedBudget, RunningCost};
 use crate::drain;
 use crate::model::claim::{BudgetPreemption, BudgetRank, Workload};
-use crate::model::cost::freed_by;
 use crate::model::event::{Key, Name};
+use crate::model::pod_cost::freed_by;
 use crate::model::state::Model;
 use crate::money::Money;
 

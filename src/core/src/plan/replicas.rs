@@ -8,7 +8,7 @@ use crate::budget::{BudgetAdmission, RunningCost};
 use crate::drain::{self, DrainInput, RolloutState};
 use crate::limit::LimitedBy;
 use crate::model::claim::{BudgetRank, Part, Workload, kept_before};
-use crate::model::cost::{drain_replicas, is_replica, shown_replicas};
+use crate::model::draining::{drain_replicas, is_replica, shown_replicas};
 use crate::model::event::{Key, Name, Pod};
 use crate::model::growth;
 use crate::model::namespace::{Admission, PartialPass};
