@@ -268,7 +268,7 @@ reasons! {
     NOT_SUSPENDABLE = "NotSuspendable";
     /// Somebody has suspended it after Bursar let it run.
     SUSPENDED_BY_OTHERS = "SuspendedByOthers";
-    /// It is suspended for minutes and still has pods.
+    /// It is suspended, or has had no replicas, for minutes and still has pods.
     PODS_REMAIN = "PodsRemain";
     /// An older TrainingJob has the same target.
     IN_USE = "InUse";

@@ -72,7 +72,8 @@ impl Faults {
         faults
     }
 
-    /// From now on this befalls the writes to the kind of this plural; nothing if `None`.
+    /// From now on this befalls the writes to the kind of this plural, or to one object of it, as `plural/name`;
+    /// nothing if `None`.
     pub fn set_write_fault(&self, plural: &str, fault: Option<WriteFault>) {
         let faults = &mut self.state().write_faults;
         match fault {
@@ -115,8 +116,16 @@ impl Faults {
     ///
     /// # Errors
     /// The fault by which it is refused.
-    pub(crate) async fn begin_write(&self, plural: &str) -> Result<WriteInFlight<'_>, WriteFault> {
-        let fault = self.state().write_faults.get(plural).copied();
+    pub(crate) async fn begin_write(
+        &self,
+        plural: &str,
+        name: Option<&str>,
+    ) -> Result<WriteInFlight<'_>, WriteFault> {
+        let fault = {
+            let faults = &self.state().write_faults;
+            let of_object = name.and_then(|name| faults.get(&format!("{plural}/{name}")));
+            faults.get(plural).or(of_object).copied()
+        };
         if let Some(refusal @ (WriteFault::Refused | WriteFault::Contended)) = fault {
             return Err(refusal);
         }

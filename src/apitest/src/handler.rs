@@ -65,7 +65,10 @@ async fn handle(
             list(&shared, &target, &parts.uri, only_metadata)
         });
     }
-    let _in_flight = match faults.begin_write(&target.plural).await {
+    let _in_flight = match faults
+        .begin_write(&target.plural, target.name.as_deref())
+        .await
+    {
         Ok(in_flight) => in_flight,
         Err(fault) => return Ok(error_response(&refusal(fault, &target.plural))),
     };

@@ -25,6 +25,26 @@ pub(crate) fn truncated(why: &str) -> String {
     why.chars().take(MAX_WORDS).collect()
 }
 
+/// Whether budgets cannot stop a pod by the workload whose labels it has, so that to them it is of no workload: of a
+/// job that nobody but its owner may suspend, or one that goes on though its target was stopped.
+pub(crate) fn is_out_of_control(context: &Context, pod: &Pod) -> bool {
+    let Some(workload) = pod::workload_of(pod) else {
+        return false;
+    };
+    let key = Key::new(&workload.namespace, &workload.name);
+    match workload.kind {
+        WorkloadKind::TrainingJob => context.job_targets.is_out_of_control(&key),
+        WorkloadKind::InferenceDeployment => {
+            let created = pod.creation_timestamp().map(|created| created.0);
+            let ended = context.scale_targets.emptied(&key);
+            let goes_on = pod.metadata.deletion_timestamp.is_none();
+            let has_outlived = ended.is_some_and(|by| created.is_some_and(|created| created < by));
+            goes_on && has_outlived
+        }
+        WorkloadKind::Unmanaged | WorkloadKind::Node | WorkloadKind::Folded => false,
+    }
+}
+
 /// Says of a pod that it will be evicted.
 pub(crate) fn warn(context: &Context, notice: &EvictionNotice) {
     let reference = ObjectReference {
@@ -49,13 +69,8 @@ pub(crate) async fn apply(context: &Context, order: &EvictionOrder) -> Result<()
         return Ok(());
     };
     let workload = pod::workload_of(&found);
-    let is_unmanaged = workload.is_some_and(|workload| {
-        // those of a job that nobody but its owner may suspend are no workload's to budgets
-        let job = Key::new(&workload.namespace, &workload.name);
-        workload.kind == WorkloadKind::Unmanaged
-            || workload.kind == WorkloadKind::TrainingJob
-                && context.job_targets.is_out_of_control(&job)
-    });
+    let is_unmanaged = workload.is_some_and(|workload| workload.kind == WorkloadKind::Unmanaged);
+    let is_unmanaged = is_unmanaged || is_out_of_control(context, &found);
     let is_meant = pod::uid(&found) == &*order.uid && is_unmanaged;
     if !is_meant || found.metadata.deletion_timestamp.is_some() {
         return Ok(());

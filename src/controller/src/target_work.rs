@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use bursar_api::spend::WorkloadRef;
+use bursar_api::template::grace_seconds;
 use bursar_core::model::{Key, Name};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use tokio::sync::Notify;
 
 use crate::api_calls::ApiError;
@@ -21,6 +23,10 @@ pub(crate) const OWNER_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
 pub(crate) const FIRST_RETRY: SignedDuration = SignedDuration::from_millis(500);
 /// ... and the longest.
 const LONGEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
+/// Pods of a target that was stopped may take so long to end, beyond their grace.
+const TIME_TO_END: SignedDuration = SignedDuration::from_mins(5);
+/// The longest grace that is believed: it is the template's, so the tenant's.
+const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// How often a target is read though nothing happens, ...
 const READ_INTERVAL: SignedDuration = SignedDuration::from_secs(15);
 /// ... and how many are read in a second at most for this reason: with more targets the interval grows.
@@ -50,7 +56,7 @@ pub(crate) trait TargetWork {
 }
 
 /// Does the work for as long as the process leads. `perform` does a piece of it and returns what the model is to be told.
-pub(crate) async fn run<T: TargetWork, F: Future<Output = Option<CacheChange>>>(
+pub(crate) async fn run<T: TargetWork, F: Future<Output: IntoIterator<Item = CacheChange>>>(
     targets: &T,
     perform: impl Fn(T::Work) -> F,
     changes: CacheChanges,
@@ -58,9 +64,9 @@ pub(crate) async fn run<T: TargetWork, F: Future<Output = Option<CacheChange>>>(
 ) {
     const LONGEST_SLEEP: Duration = Duration::from_secs(60);
     let perform = async |work: T::Work, is_read: bool| {
-        let change = perform(work).await;
+        let mut told = perform(work).await.into_iter();
         // nobody decides at the end of leadership
-        let is_over = change.is_some_and(|change| changes.send(change).is_err());
+        let is_over = told.any(|change| changes.send(change).is_err());
         if is_read {
             tokio::time::sleep(PAUSE).await;
         }
@@ -103,7 +109,7 @@ pub(crate) async fn run<T: TargetWork, F: Future<Output = Option<CacheChange>>>(
 
 /// Does all that is due, one after the other.
 #[cfg(test)]
-pub(crate) async fn run_due<T: TargetWork, F: Future<Output = Option<CacheChange>>>(
+pub(crate) async fn run_due<T: TargetWork, F: Future>(
     targets: &T,
     perform: impl Fn(T::Work) -> F,
     now: Timestamp,
@@ -116,6 +122,15 @@ pub(crate) async fn run_due<T: TargetWork, F: Future<Output = Option<CacheChange
 /// A time so long after another.
 pub(crate) fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {
     now.saturating_add(wait).unwrap_or(now)
+}
+
+/// After so long all pods of these templates have ended, if what made them was told to stop them.
+pub(crate) fn time_to_end<'a>(
+    templates: impl IntoIterator<Item = &'a PodTemplateSpec>,
+) -> SignedDuration {
+    let templates = templates.into_iter();
+    let grace = templates.map(|template| SignedDuration::from_secs(grace_seconds(template)));
+    grace.max().unwrap_or_default().min(LONGEST_GRACE) + TIME_TO_END
 }
 
 /// How long a target that nothing happens to waits for its next read, where there are so many of them.

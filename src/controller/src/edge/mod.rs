@@ -25,7 +25,7 @@ mod placement;
 mod pods;
 mod workloads;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bursar_api::BudgetPolicy;
@@ -88,6 +88,8 @@ pub(crate) struct Edge {
     pod_sets: HashMap<Key, BTreeSet<Name>>,
     /// TrainingJobs whose targets others start and suspend.
     out_of_control: BTreeSet<Key>,
+    /// Services with pods that have outlived their target, and before when those were made.
+    emptied: BTreeMap<Key, Timestamp>,
     generations: HashMap<ObjectKey, i64>,
     marks: Marks,
     claims: ClaimIndex,
@@ -116,6 +118,7 @@ impl Edge {
             role_jobs: HashMap::new(),
             pod_sets: HashMap::new(),
             out_of_control: BTreeSet::new(),
+            emptied: BTreeMap::new(),
             generations: HashMap::new(),
             marks: Marks::default(),
             claims: ClaimIndex::default(),
@@ -366,6 +369,14 @@ impl Edge {
                 // whose Deployment it is depends on who has the name now
                 let deployment = batch.workloads().deployment(key);
                 batch.push(deployment);
+                let emptied = context.scale_targets.emptied(key);
+                let known = match emptied {
+                    Some(at) => self.emptied.insert(key.clone(), at),
+                    None => self.emptied.remove(key),
+                };
+                if known != emptied {
+                    self.observe_pods_of(context, &subject);
+                }
                 if let Some(object) = object.as_deref().filter(|_| target.is_some()) {
                     let endpoints = batch.workloads().target_endpoints(key, object);
                     batch.push(endpoints);
@@ -479,7 +490,14 @@ impl Edge {
             true => self.out_of_control.insert(key.clone()),
             false => self.out_of_control.remove(key),
         };
-        if has_changed && let Some(workload) = ObjectKey::Job(key.clone()).workload() {
+        if has_changed {
+            self.observe_pods_of(context, &ObjectKey::Job(key.clone()));
+        }
+    }
+
+    /// The pods of a workload are to be observed anew: whether budgets can stop them by it has changed.
+    fn observe_pods_of(&mut self, context: &Context, workload: &ObjectKey) {
+        if let Some(workload) = workload.workload() {
             let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
             let pods = pods.iter().map(|pod| (CachedKind::Pod, key_of(&**pod)));
             self.changed.extend(pods);

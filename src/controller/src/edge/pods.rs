@@ -15,6 +15,7 @@ use super::placement::{node_selector, placement};
 use super::{Batch, objects};
 use crate::cache::cached;
 use crate::context::Context;
+use crate::evictions::is_out_of_control;
 use crate::gpu_allocation::GpuAllocations;
 use crate::health;
 use crate::inference::request_path::waits_for_replicas;
@@ -207,8 +208,8 @@ impl PodEdge {
         let job = workload.as_ref().and_then(ObjectKey::of);
         let job = job.filter(|of| matches!(of, ObjectKey::Job(_)));
         let job = job.as_ref().map(ObjectKey::key);
-        if job.is_some_and(|job| context.job_targets.is_out_of_control(job)) {
-            // budgets cannot suspend it, and may evict it as they may any pod of no workload
+        if is_out_of_control(context, pod) {
+            // budgets may evict it as they may any pod of no workload
             workload = Some(WorkloadRef::unmanaged(key.namespace.to_string()));
         }
         let shape = batch.claims.shape_of(context, key, pod);

@@ -67,7 +67,8 @@ impl WorkloadReader<'_> {
         let view = match &object.spec.target_ref {
             // nothing is decided before it was read
             Some(_) => {
-                self.context.scale_targets.note_recorded(key, is_recorded);
+                let targets = &self.context.scale_targets;
+                targets.note_recorded(key, is_recorded, self.now);
                 Some(self.context.scale_targets.view(key)?)
             }
             None => None,

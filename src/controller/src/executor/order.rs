@@ -49,6 +49,11 @@ impl ServiceChange {
         to > from
     }
 
+    /// Whether it takes replicas away for which there is no money.
+    pub(crate) fn is_for_money(&self) -> bool {
+        self.order.after_latch && !self.grows()
+    }
+
     /// This change after one that was not carried out.
     fn after(mut self, earlier: Self) -> Self {
         let mut pods = earlier.pods;

@@ -3,16 +3,11 @@
 use std::sync::Arc;
 
 use bursar_api::conditions::target_ready;
-use bursar_api::template::grace_seconds;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::target::JobTarget;
 use crate::scale_target::TargetProblem;
-
-/// Pods of a job that is suspended may take so long to end, beyond their grace.
-const TIME_TO_END: SignedDuration = SignedDuration::from_mins(5);
-/// The longest grace that is believed: it is the template's, so the tenant's.
-const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(1);
+use crate::target_work::time_to_end;
 
 /// Whether a problem says that a target could not be read, and nothing of the target.
 pub(super) fn is_unread(problem: &TargetProblem) -> bool {
@@ -69,11 +64,9 @@ impl JobTargetView {
     /// Takes that it is suspended since a time.
     pub(super) fn set_suspended_since(&mut self, since: Option<Timestamp>, now: Timestamp) {
         let sets = self.target.iter().flat_map(|target| &target.pod_sets);
-        let grace = sets.map(|set| SignedDuration::from_secs(grace_seconds(&set.template)));
-        let grace = grace.max().unwrap_or_default().min(LONGEST_GRACE);
+        let time_to_end = time_to_end(sets.map(|set| &*set.template));
         self.suspended_since = since;
-        self.is_overdue =
-            since.is_some_and(|since| now.duration_since(since) >= grace + TIME_TO_END);
+        self.is_overdue = since.is_some_and(|since| now.duration_since(since) >= time_to_end);
     }
 
     /// The target, if its pods are charged to the TrainingJob.

@@ -42,7 +42,10 @@ pub(crate) async fn apply(
         (Ok(target), change) => {
             let adopted = adopt(context, key, object, &target).await;
             adopted.map_err(Unapplied::before_order)?;
-            if change.is_some() && !is_adopted {
+            let is_late = context.scale_targets.is_adopted_late(key, now);
+            let may_be_carried_out =
+                |change: &ServiceChange| is_adopted || is_late && change.is_for_money();
+            if change.is_some_and(|change| !may_be_carried_out(change)) {
                 // pods that nobody knows yet would go without a drain
                 let error = ApiError::Conflict {
                     call: "adopt target",

@@ -9,7 +9,8 @@
 //! | [`leader_worker_set`] | replicas of several pods |
 //! | [`read`] | one read of a target: its template, its replicas, who else scales it |
 //! | [`service`] | the Service of a `serviceRef` |
-//! | [`pod_maker`] | what made a pod, and what made that |
+//! | [`pod_maker`], [`makers`] | what made a pod, and what made that: read, and remembered |
+//! | [`emptied`] | which pods have outlived that their target was told to have none |
 //! | [`replica_pods`] | the pods of a target get the labels of replicas |
 //! | [`apply`] | orders, and the gateways' endpoints |
 //! | [`release`] | replicas are given back |
@@ -23,7 +24,9 @@
 
 pub(crate) mod apply;
 mod autoscalers;
+mod emptied;
 mod leader_worker_set;
+mod makers;
 mod pod_maker;
 mod pod_owner;
 mod read;

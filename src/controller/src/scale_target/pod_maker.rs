@@ -78,6 +78,10 @@ pub(super) async fn made_by(
     if maker.kind != MakerKind::StatefulSet || owner.kind != "Pod" || owner.api_version != "v1" {
         return Ok(of(&owner.uid, None));
     }
+    if owner.name != maker.name {
+        // the workers of a group are made by the set that has its leader's name
+        return Ok(of(&owner.uid, None));
+    }
     let place = (namespace, owner.name.as_str());
     let leader = metadata::<Pod>(client, place, &owner.uid).await?;
     let Some(set) = leader.as_ref().and_then(controller) else {

@@ -68,6 +68,12 @@ fn controller(pod: &Pod) -> Option<Controller> {
     })
 }
 
+/// The UID of what made a pod, if that may have an owner of its own.
+pub(super) fn made_by(pod: &Pod) -> Option<Name> {
+    let controller = controller(pod)?;
+    controller.maker.map(|_| controller.uid)
+}
+
 /// The pod's controller, if it may become a replica: it has no label of a workload, and goes on.
 pub(super) fn unlabelled(pod: &Pod) -> Option<Controller> {
     let goes_on = !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none();

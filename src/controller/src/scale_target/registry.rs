@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bursar_api::InferenceDeployment;
 use bursar_api::engine::Engine;
+use bursar_api::lenient::bounded_text;
 use bursar_api::spend::WorkloadKind;
 use bursar_core::model::{Key, Name};
 use jiff::Timestamp;
@@ -14,8 +15,9 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::sync::Notify;
 
+use super::emptied::Emptied;
 use super::pod_maker::MadeBy;
-use super::pod_owner::{Maker, PodOwner, created, unlabelled};
+use super::pod_owner::{Maker, PodOwner, created, made_by, unlabelled};
 use super::read::{Reading, Wanted};
 use super::state::{Entry, State, UnlabelledPod, target_key};
 use super::view::TargetView;
@@ -28,9 +30,6 @@ use crate::target_work::{
     FIRST_RETRY, OWNER_TIMEOUT, SETTLE, TargetWork, after, missing_interval, read_interval,
     retry_wait,
 };
-
-/// ReplicaSets and StatefulSets of which it is remembered who made them.
-const MAX_MAKERS: usize = 20_000;
 
 /// What is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +107,8 @@ impl ScaleTargets {
                     created,
                     read: None,
                     is_adopted: false,
+                    adopting_since: now,
+                    emptied: Emptied::default(),
                     missing: 0,
                     next_read: now,
                     is_reading: false,
@@ -181,6 +182,8 @@ impl ScaleTargets {
             let service = Key::new(&service.namespace, &service.name);
             state.schedule_read(&service, after(now, SETTLE));
         }
+        let maker = pod.and_then(made_by);
+        state.makers.set_pod(key, maker.as_ref());
         let found = pod.and_then(|pod| Some((pod, unlabelled(pod)?)));
         let Some((pod, controller)) = found else {
             return state.remove_pod(key);
@@ -200,8 +203,10 @@ impl ScaleTargets {
             uid: pod::uid(pod).into(),
             controller,
             created,
+            since: now,
             due: now,
             failures: 0,
+            failure: String::new(),
         };
         state.pods.insert(key.clone(), pod);
         state.due_pods.insert((now, key.clone()));
@@ -227,12 +232,33 @@ impl ScaleTargets {
 
     /// Takes whether it is on record what the target of a service gets back. With the labels of its pods that
     /// makes it adopted, and it remains so.
-    pub(crate) fn note_recorded(&self, key: &Key, is_recorded: bool) {
+    pub(crate) fn note_recorded(&self, key: &Key, is_recorded: bool, now: Timestamp) {
         let mut state = lock(&self.state);
-        let is_adopted = is_recorded && state.has_all_labels(key);
+        let is_adopted = is_recorded && state.has_all_labels(key, now);
         if let Some(entry) = state.services.get_mut(key) {
             entry.is_adopted |= is_adopted;
         }
+    }
+
+    /// Whether the target of a service takes so long to be adopted that what is to stop for want of money waits
+    /// for it no longer.
+    pub(crate) fn is_adopted_late(&self, key: &Key, now: Timestamp) -> bool {
+        let state = lock(&self.state);
+        let entry = state.services.get(key);
+        entry.is_some_and(|entry| now >= after(entry.adopting_since, OWNER_TIMEOUT))
+    }
+
+    /// A pod of the target of a service that cannot be given the labels, and why.
+    pub(super) fn given_up(&self, key: &Key, now: Timestamp) -> Option<(Key, String)> {
+        let state = lock(&self.state);
+        let (pod, found) = state.given_up(key, now)?;
+        Some((pod.clone(), found.failure.clone()))
+    }
+
+    /// Labelled pods of a service that were made before this should have ended: their target had no replicas since,
+    /// or was not there. Budgets cannot stop them by it.
+    pub(crate) fn emptied(&self, key: &Key) -> Option<Timestamp> {
+        lock(&self.state).services.get(key)?.emptied.ended_by()
     }
 
     /// Namespaces all of whose pods are to be noted anew.
@@ -283,21 +309,18 @@ impl ScaleTargets {
         if is_new {
             entry.read = Some(view.clone());
         }
+        let outlived = is_wanted && entry.emptied.note(&view, now);
         state.reads.insert((next, key.clone()));
         if is_new {
-            state.note_change(key, before, &view);
+            state.note_change(key, before, &view, now);
         }
-        is_new
+        is_new || outlived
     }
 
     /// Takes who made what a pod is made by.
     pub(super) fn note_maker(&self, pod: &Key, uid: &Name, made_by: MadeBy, now: Timestamp) {
         let mut state = lock(&self.state);
-        if state.makers.len() >= MAX_MAKERS {
-            state.makers.clear();
-        }
-        let known = (pod.namespace.clone(), made_by);
-        state.makers.insert(uid.clone(), known);
+        state.makers.set(uid, made_by);
         state.schedule_pod(pod, now);
     }
 
@@ -312,14 +335,22 @@ impl ScaleTargets {
         *state.releases.entry(key.clone()).or_insert(now)
     }
 
-    /// A pod could not be labelled, or what made it not be read: it is tried again later.
-    pub(super) fn note_failure(&self, pod: &Key, now: Timestamp) {
+    /// A pod could not be labelled, or what made it not be read: it is tried again later. Returns the services whose
+    /// targets may be adopted without it from now on.
+    pub(super) fn note_failure(&self, pod: &Key, error: &ApiError, now: Timestamp) -> Vec<Key> {
         let mut state = lock(&self.state);
-        if let Some(found) = state.pods.get_mut(pod) {
-            let wait = retry_wait(found.failures);
-            found.failures = found.failures.saturating_add(1);
-            state.schedule_pod(pod, after(now, wait));
-        }
+        let Some(found) = state.pods.get_mut(pod) else {
+            return Vec::new();
+        };
+        let was_given_up = found.is_given_up(now);
+        let wait = retry_wait(found.failures);
+        found.failures = found.failures.saturating_add(1);
+        found.failure = bounded_text(&error.to_string());
+        let is_given_up = found.is_given_up(now) && !was_given_up;
+        state.schedule_pod(pod, after(now, wait));
+        let waiting = state.in_namespace(&pod.namespace);
+        let waiting = waiting.filter(|(_, entry)| is_given_up && !entry.is_adopted);
+        waiting.map(|(key, _)| key.clone()).collect()
     }
 }
 

@@ -44,14 +44,16 @@ async fn perform(
     context: &Context,
     work: Work,
     clock: &impl Fn() -> Timestamp,
-) -> Option<CacheChange> {
+) -> Vec<CacheChange> {
+    let of_service = |key: Key| CacheChange::Object(CachedKind::InferenceDeployment, key);
     let targets = &context.scale_targets;
     match &work {
         Work::Read(key, wanted) => {
             let calls = (&context.client, &context.autoscalers);
             let reading = read::read(calls, wanted, clock()).await;
             let is_new = targets.note_read(key, wanted, reading, clock());
-            is_new.then(|| CacheChange::Object(CachedKind::InferenceDeployment, key.clone()))
+            let read = is_new.then(|| of_service(key.clone()));
+            read.into_iter().collect()
         }
         Work::ReadMaker { pod, maker, uid } => {
             let found = pod_maker::made_by(&context.client, &pod.namespace, (maker, uid)).await;
@@ -61,10 +63,11 @@ async fn perform(
                 Ok(None) => disown(context, pod),
                 Err(error) => {
                     warn(pod, &error, "whose a pod is cannot be read");
-                    note_failure(context, pod, clock());
+                    let adopted = note_failure(context, pod, &error, clock());
+                    return adopted.into_iter().map(of_service).collect();
                 }
             }
-            None
+            Vec::new()
         }
         Work::Label {
             pod,
@@ -79,14 +82,15 @@ async fn perform(
                     if !error.is_stale() {
                         warn(pod, &error, "a replica cannot be labelled");
                     }
-                    note_failure(context, pod, clock());
+                    let adopted = note_failure(context, pod, &error, clock());
+                    return adopted.into_iter().map(of_service).collect();
                 }
             }
-            None
+            Vec::new()
         }
         Work::Disown(namespace) => {
             sync_unmanaged(&context.ledger_triggers, namespace);
-            None
+            Vec::new()
         }
     }
 }
@@ -97,15 +101,17 @@ fn disown(context: &Context, pod: &Key) {
     sync_unmanaged(&context.ledger_triggers, &pod.namespace);
 }
 
-/// A pod is tried again later, and may be charged to nobody's workload meanwhile.
-fn note_failure(context: &Context, pod: &Key, now: Timestamp) {
-    context.scale_targets.note_failure(pod, now);
+/// A pod is tried again later, and may be charged to nobody's workload meanwhile. Returns the services whose targets
+/// may be adopted without it.
+fn note_failure(context: &Context, pod: &Key, error: &ApiError, now: Timestamp) -> Vec<Key> {
+    let adopted = context.scale_targets.note_failure(pod, error, now);
     sync_unmanaged(&context.ledger_triggers, &pod.namespace);
+    adopted
 }
 
-/// Gives a pod the labels of a replica, or of a worker of the one that `leader` leads, once its service has the finalizer that takes them away again, and
-/// whether the service is paused or not: a Service may select by them. Returns whether it is a replica, by the
-/// labels that the target selects.
+/// Gives a pod the labels of a replica, or of a worker of the one that `leader` leads, once its service has the
+/// finalizer that takes them away again, and whether the service is paused or not: a Service may select by them.
+/// Returns whether it is a replica, by the labels that the target selects.
 async fn label(
     context: &Context,
     (pod, uid): (&Key, &Name),

@@ -8,14 +8,16 @@ use bursar_api::inference::TargetRef;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 
+use super::emptied::Emptied;
 use super::leader_worker_set;
+use super::makers::{Makers, pods_in};
 use super::pod_maker::MadeBy;
 use super::pod_owner::{Controller, MakerKind, PodOwner};
 use super::read::{Reading, Wanted};
 use super::service::ServiceProblem;
 use super::target::{ScaleTarget, TargetProblem};
 use super::view::TargetView;
-use crate::target_work::after;
+use crate::target_work::{OWNER_TIMEOUT, after};
 
 /// A target that was read before goes on counting for this long while reads fail.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -31,6 +33,10 @@ pub(super) struct Entry {
     /// What was read; `None` before the first time.
     pub(super) read: Option<TargetView>,
     pub(super) is_adopted: bool,
+    /// Since when it is to be adopted, or to be adopted again.
+    pub(super) adopting_since: Timestamp,
+    /// When it had no pods to make.
+    pub(super) emptied: Emptied,
     /// How often in a row it was not there.
     pub(super) missing: u32,
     pub(super) next_read: Timestamp,
@@ -46,8 +52,20 @@ pub(super) struct UnlabelledPod {
     pub(super) uid: Name,
     pub(super) controller: Controller,
     pub(super) created: Timestamp,
+    /// Since when it is known.
+    pub(super) since: Timestamp,
     pub(super) due: Timestamp,
     pub(super) failures: u32,
+    /// Why it was not labelled, or what made it not read.
+    pub(super) failure: String,
+}
+
+impl UnlabelledPod {
+    /// Whether it has failed for so long that its target is adopted without it: budgets count it as a pod of no
+    /// workload.
+    pub(super) fn is_given_up(&self, now: Timestamp) -> bool {
+        self.failures > 0 && now >= after(self.since, OWNER_TIMEOUT)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +78,8 @@ pub(super) struct State {
     pub(super) reads: BTreeSet<(Timestamp, Key)>,
     pub(super) pods: BTreeMap<Key, UnlabelledPod>,
     pub(super) due_pods: BTreeSet<(Timestamp, Key)>,
-    /// The UIDs of ReplicaSets and StatefulSets, their namespaces, and who made them.
-    pub(super) makers: HashMap<Name, (Name, MadeBy)>,
+    /// Who made the ReplicaSets and StatefulSets of pods.
+    pub(super) makers: Makers,
     /// Namespaces of which a target became known: any of their pods may be its own.
     pub(super) to_scan: BTreeSet<Name>,
     /// Services whose target has changed, but for its replicas and its rollout.
@@ -91,18 +109,22 @@ fn may_own(target: &TargetKey, controller: &Controller, through: Option<&MadeBy>
     let (_, group, kind, name) = target;
     let is_direct = through.is_none();
     let made_by = controller.maker.as_ref().map(|maker| maker.kind);
-    let has_ordinal = || {
-        let ordinal = controller.pod.strip_prefix(name.as_str());
-        let ordinal = ordinal.and_then(|rest| rest.strip_prefix('-'));
-        ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
+    let ordinal = |of: &str| {
+        let ordinal = controller.pod.strip_prefix(of)?.strip_prefix('-')?;
+        ordinal.parse::<u32>().ok()
     };
     match (group.as_str(), kind.as_str()) {
         ("apps", "Deployment") => !is_direct && made_by == Some(MakerKind::ReplicaSet),
-        ("apps", "StatefulSet") => is_direct && has_ordinal(),
+        ("apps", "StatefulSet") => is_direct && ordinal(name).is_some(),
         (leader_worker_set::GROUP, leader_worker_set::KIND) => {
+            let maker = controller.maker.as_ref();
+            let maker = maker.filter(|maker| maker.kind == MakerKind::StatefulSet);
             let is_worker = through.is_some_and(|made_by| made_by.leader.is_some());
-            let is_made = !is_direct && made_by == Some(MakerKind::StatefulSet);
-            is_made && (is_worker || has_ordinal())
+            maker.is_some_and(|maker| match is_worker {
+                // the leader is number 0 of its group
+                true => ordinal(&maker.name).is_some_and(|ordinal| ordinal > 0),
+                false => !is_direct && ordinal(name).is_some(),
+            })
         }
         _ => is_direct || made_by == Some(MakerKind::ReplicaSet),
     }
@@ -139,12 +161,12 @@ impl State {
         if let Some(service) = replica_of(&controller.uid, None) {
             return PodOwner::Replica(service);
         }
-        let made_by = self.makers.get(&controller.uid);
+        let made_by = self.makers.made_by(&controller.uid);
         match (&controller.maker, made_by) {
             (Some(maker), None) if self.may_make(namespace, maker.kind) => {
                 return PodOwner::Made(maker.clone());
             }
-            (Some(_), Some((_, made_by))) => {
+            (Some(_), Some(made_by)) => {
                 if let Some(service) = replica_of(&made_by.owner, Some(made_by)) {
                     return PodOwner::Replica(service);
                 }
@@ -174,18 +196,12 @@ impl State {
 
     /// The UID of the pod that leads the group of a worker with this controller.
     pub(super) fn leader(&self, controller: &Controller) -> Option<Name> {
-        let (_, made_by) = self.makers.get(&controller.uid)?;
-        made_by.leader.clone()
+        self.makers.made_by(&controller.uid)?.leader.clone()
     }
 
-    /// Whether no pod of its namespace may be a replica of a service and lacks the labels.
-    pub(super) fn has_all_labels(&self, key: &Key) -> bool {
-        let first = Key {
-            namespace: key.namespace.clone(),
-            name: "".into(),
-        };
-        let pods = self.pods.range(first..);
-        let mut pods = pods.take_while(|(pod, _)| pod.namespace == key.namespace);
+    /// Whether no pod of its namespace may be a replica of a service and waits for the labels.
+    pub(super) fn has_all_labels(&self, key: &Key, now: Timestamp) -> bool {
+        let mut pods = pods_in(&self.pods, &key.namespace);
         let is_known = self
             .services
             .get(key)
@@ -195,7 +211,17 @@ impl State {
             PodOwner::Other | PodOwner::Unknown => true,
             PodOwner::Made(_) => false,
         };
-        is_known && !self.to_scan.contains(&key.namespace) && pods.all(|(_, pod)| is_others(pod))
+        let mut waits_for_none = || pods.all(|(_, pod)| pod.is_given_up(now) || is_others(pod));
+        is_known && !self.to_scan.contains(&key.namespace) && waits_for_none()
+    }
+
+    /// A pod of the target of a service that does not get the labels, and why.
+    pub(super) fn given_up(&self, key: &Key, now: Timestamp) -> Option<(&Key, &UnlabelledPod)> {
+        let mut pods = pods_in(&self.pods, &key.namespace);
+        pods.find(|(_, pod)| {
+            let owner = || self.owner(&key.namespace, &pod.controller);
+            pod.is_given_up(now) && owner() == PodOwner::Replica(key.clone())
+        })
     }
 
     pub(super) fn schedule_read(&mut self, key: &Key, at: Timestamp) {
@@ -254,9 +280,10 @@ impl State {
             }
         }
         if !self.has_targets(&key.namespace) {
-            let pods: Vec<Key> = self.pods.keys().cloned().collect();
-            let ours = pods.iter().filter(|pod| pod.namespace == key.namespace);
-            ours.for_each(|pod| self.remove_pod(pod));
+            let pods = pods_in(&self.pods, &key.namespace);
+            let pods: Vec<Key> = pods.map(|(pod, _)| pod.clone()).collect();
+            pods.iter().for_each(|pod| self.remove_pod(pod));
+            self.makers.remove_namespace(&key.namespace);
         }
     }
 
@@ -355,7 +382,13 @@ impl Entry {
 }
 
 impl State {
-    pub(super) fn note_change(&mut self, key: &Key, before: Option<TargetView>, view: &TargetView) {
+    pub(super) fn note_change(
+        &mut self,
+        key: &Key,
+        before: Option<TargetView>,
+        view: &TargetView,
+        now: Timestamp,
+    ) {
         let uid = |view: &TargetView| view.target.as_ref().map(|target| target.uid.clone());
         let known = before.as_ref().and_then(uid);
         let is_same = |before: TargetView| {
@@ -375,7 +408,7 @@ impl State {
         if before.as_ref().is_some_and(stood) && !stood(view) {
             // pods were made meanwhile that have no labels
             if let Some(entry) = self.services.get_mut(key) {
-                entry.is_adopted = false;
+                (entry.is_adopted, entry.adopting_since) = (false, now);
             }
             self.to_scan.insert(key.namespace.clone());
         }
@@ -392,8 +425,7 @@ impl State {
         self.by_uid.retain(|_, other| *other != target);
         self.by_uid.insert(uid, target);
         // a ReplicaSet may have been adopted by the Deployment of the new UID
-        let makers = &mut self.makers;
-        makers.retain(|_, (namespace, _)| *namespace != key.namespace);
+        self.makers.forget(&key.namespace);
         self.to_scan.insert(key.namespace.clone());
     }
 }

@@ -12,10 +12,15 @@ use bursar_api::inference::{MAX_TARGET_LABELS, TargetStatus};
 use bursar_api::names::SERVING_LABEL;
 use bursar_api::template::containers;
 use bursar_core::model::Key;
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{ScaleTarget, TargetProblem, TargetView};
 use crate::context::Context;
+use crate::evictions::is_out_of_control;
+use crate::lock::lock;
+use crate::object_key::ObjectKey;
+use crate::pod;
 
 /// What a status says of a target.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,7 +34,12 @@ pub(crate) struct TargetParts {
 }
 
 /// What the status of an InferenceDeployment says of its target; nothing without one.
-pub(crate) fn parts(context: &Context, key: &Key, object: &InferenceDeployment) -> TargetParts {
+pub(crate) fn parts(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    now: Timestamp,
+) -> TargetParts {
     let Some(reference) = &object.spec.target_ref else {
         return TargetParts::default();
     };
@@ -48,14 +58,41 @@ pub(crate) fn parts(context: &Context, key: &Key, object: &InferenceDeployment) 
         .and_then(|status| status.target.clone());
     let target = view.target.as_deref();
     let failure = target.and_then(|target| target.state.creation_failure.as_ref());
+    let pods = PodsWithoutControl {
+        unlabelled: context.scale_targets.given_up(key, now),
+        remaining: remaining(context, key),
+    };
     TargetParts {
         status: target.map(|target| target_status(object, target)).or(known),
-        conditions: conditions(object, &view),
+        conditions: conditions(object, &view, &pods),
         workers: target
             .and_then(|target| target.workers.as_ref())
             .map_or(0, |workers| workers.count),
         creation_failure: failure.map(|failure| failure.why.to_string()),
     }
+}
+
+/// Pods of a target that do not leave with its replicas.
+#[derive(Debug)]
+struct PodsWithoutControl {
+    /// One that cannot be given the labels of a replica, and why.
+    unlabelled: Option<(Key, String)>,
+    /// Those that have outlived that their target had no replicas.
+    remaining: usize,
+}
+
+/// How many pods of a service have outlived that its target had no replicas.
+fn remaining(context: &Context, key: &Key) -> usize {
+    if context.scale_targets.emptied(key).is_none() {
+        return 0;
+    }
+    let workload = ObjectKey::Service(key.clone()).workload();
+    let pods =
+        workload.map(|workload| lock(&context.index).pods_of(&context.stores.pods, &workload));
+    let remaining = pods.into_iter().flatten();
+    remaining
+        .filter(|pod| !pod::is_terminal(pod) && is_out_of_control(context, pod))
+        .count()
 }
 
 /// The status of a target, with the replicas that were noted of it.
@@ -90,7 +127,11 @@ fn port_names(object: &InferenceDeployment, target: &ScaleTarget) -> Vec<String>
     names
 }
 
-fn conditions(object: &InferenceDeployment, view: &TargetView) -> Vec<ConditionState> {
+fn conditions(
+    object: &InferenceDeployment,
+    view: &TargetView,
+    pods: &PodsWithoutControl,
+) -> Vec<ConditionState> {
     let mut conditions = vec![match &view.problem {
         Some(problem) => problem.condition(),
         None if !view.is_adopted => TargetProblem::new(
@@ -102,9 +143,26 @@ fn conditions(object: &InferenceDeployment, view: &TargetView) -> Vec<ConditionS
             kind: TARGET_READY,
             status: Some(true),
             reason: target_ready::ADOPTED,
-            message: "it is read, and scaled".to_owned(),
+            message: match &pods.unlabelled {
+                None => "it is read, and scaled".to_owned(),
+                Some((pod, why)) => format!(
+                    "it is read, and scaled, but for pods that cannot be labelled and count as pods of no workload: {}: {why}",
+                    pod.name
+                ),
+            },
         },
     }];
+    if pods.remaining > 0
+        && let [target, ..] = &mut *conditions
+    {
+        if view.problem.is_none() {
+            (target.status, target.reason) = (Some(false), target_ready::PODS_REMAIN);
+        }
+        target.message = format!(
+            "{}; {} pods go on that it had when it was told to have none, so they are its own no more: they are charged, and a budget that is exhausted stops them only by unmanaged: Evict, as pods of no workload",
+            target.message, pods.remaining
+        );
+    }
     let takes_requests = object.spec.engine != Engine::None;
     if let Some(target) = view.target.as_deref().filter(|_| takes_requests) {
         conditions.extend(wakes(target));

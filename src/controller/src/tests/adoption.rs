@@ -1,13 +1,14 @@
 //! Workloads that exist are scaled by `targetRef`: adopted, woken, charged and given back, with nothing of them
 //! changed but their replicas.
 
-use bursar_api::InferenceDeployment;
 use bursar_api::names::{
     DRAINING_ANNOTATION, KIND_LABEL, SERVING_LABEL, TARGET_FINALIZER, WORKLOAD_LABEL,
 };
-use bursar_apitest::faults::Faults;
+use bursar_api::{BudgetPolicy, InferenceDeployment};
+use bursar_apitest::faults::{Faults, WriteFault};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
@@ -22,6 +23,22 @@ use super::sweep::{Stage, every_crash, undisturbed};
 use crate::pod;
 
 const GATEWAY: &str = "gateway";
+
+/// So many minutes pass, in each of which the controller looks a few times.
+async fn minutes(stage: &mut Stage, count: i64) {
+    for _ in 0..count {
+        stage.world.now += SignedDuration::from_secs(50);
+        stage.seconds(10).await;
+    }
+}
+
+/// The pods that were not told to stop, without the gateway.
+fn names(stage: &Stage) -> Vec<String> {
+    let pods = stage.world.pods().into_iter();
+    let goes_on = |pod: &Pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none();
+    let running = pods.filter(goes_on).map(|pod| pod.name_any());
+    running.filter(|name| name != GATEWAY).collect()
+}
 
 fn template() -> Value {
     let container = json!({
@@ -558,4 +575,102 @@ async fn gateways_join_no_service_of_other_pods_and_none_that_has_some() {
     stage.seconds(6).await;
     let (_, why, _) = condition(&stage, "second", "RequestsWake").unwrap();
     assert_eq!(why, "ServiceInUse");
+}
+
+#[tokio::test]
+async fn a_budget_stops_a_target_whose_pods_cannot_be_labelled() {
+    let mut stage = adopted("Deployment", 1).await;
+    let refused = Some(WriteFault::Contended);
+    stage.leader.faults.set_write_fault("pods", refused);
+    stage.world.requests = 8;
+    stage.seconds(5).await;
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopting"));
+    stage.world.set_limit("0.001").await;
+    stage.seconds(30).await;
+    assert_eq!(replicas(&stage), 0, "money waits ten seconds for labels");
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_labelled_holds_its_target_up_for_seconds_and_is_named() {
+    let mut stage = adopted("Deployment", 0).await;
+    stage.world.requests = 8;
+    stage.world.turn().await;
+    let stuck = stage.world.pods().iter().map(ResourceExt::name_any).max();
+    let stuck = stuck.unwrap();
+    let object = format!("pods/{stuck}");
+    let refused = Some(WriteFault::Contended);
+    stage.leader.faults.set_write_fault(&object, refused);
+    stage.seconds(5).await;
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopting"));
+    stage.seconds(25).await;
+    let (status, why, message) = condition(&stage, "chat", "TargetReady").unwrap();
+    assert_eq!((&*status, &*why), ("True", "Adopted"), "{message}");
+    assert!(message.contains(&stuck), "{message}");
+    assert!(message.contains("label replica"), "{message}");
+    stage.world.requests = 0;
+    stage.seconds(40).await;
+    assert_eq!(replicas(&stage), 0, "it is scaled without that one");
+    stage.leader.faults.set_write_fault(&object, None);
+}
+
+/// Takes the owners away from some pods, as whoever deletes what made them with `--cascade=orphan`.
+async fn orphan(stage: &Stage, pods: &[String]) {
+    let api = stage.world.api::<Pod>();
+    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    for name in pods {
+        let params = PatchParams::default();
+        api.patch(name, &params, &patch).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn pods_that_outlive_their_target_are_named_and_evicted_without_money() {
+    let mut stage = adopted("Deployment", 2).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let orphans: Vec<String> = names(&stage);
+    assert_eq!(orphans.len(), 2);
+    minutes(&mut stage, 2).await;
+    orphan(&stage, &orphans).await;
+    let spec = json!({"limit": "0.001", "period": "Monthly", "unmanaged": "Evict"});
+    let budget = json!({"metadata": {"name": "team"}, "spec": spec});
+    stage.world.create::<BudgetPolicy>(budget).await;
+    stage.seconds(30).await;
+    assert_eq!(replicas(&stage), 0);
+    let is_left = |stage: &Stage| names(stage).iter().any(|name| orphans.contains(name));
+    minutes(&mut stage, 4).await;
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
+    assert!(is_left(&stage), "nobody scales them");
+    let mut said = None;
+    for _ in 0..120 {
+        stage.seconds(1).await;
+        let found = condition(&stage, "chat", "TargetReady");
+        said = said.or(found.filter(|(_, why, _)| why == "PodsRemain"));
+    }
+    let (status, _, message) = said.unwrap();
+    assert_eq!(status, "False");
+    assert!(message.contains("2 pods go on"), "{message}");
+    assert!(!is_left(&stage), "nothing else stops them");
+}
+
+#[tokio::test]
+async fn pods_that_a_target_makes_after_it_had_none_are_its_own() {
+    let mut stage = adopted("Deployment", 0).await;
+    stage.world.requests = 0;
+    stage.seconds(30).await;
+    assert_eq!(replicas(&stage), 0);
+    minutes(&mut stage, 8).await;
+    stage.world.requests = 4;
+    stage.seconds(20).await;
+    assert_eq!(replicas(&stage), 1);
+    minutes(&mut stage, 8).await;
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
+    assert_eq!(
+        service(&stage, "chat")
+            .unwrap()
+            .status
+            .unwrap()
+            .ready_replicas,
+        1
+    );
 }

@@ -262,6 +262,23 @@ async fn workers_by_labels_alone_and_with_forged_owners_are_of_no_group() {
         json!([{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true}])
     };
     let uid = workers.uid().unwrap();
+    let mut of_group = template(Some("1"));
+    of_group["metadata"]["labels"] = json!({"leaderworkerset.sigs.k8s.io/name": "old"});
+    let more = json!({
+        "metadata": {"name": "more", "ownerReferences": owner("Pod", "old-0", &leader.uid().unwrap())},
+        "spec": {"replicas": 1, "selector": {}, "template": of_group, "ordinals": {"start": 1}},
+    });
+    stage.world.create::<StatefulSet>(more).await;
+    stage.seconds(12).await;
+    let more = pods(&stage)
+        .into_iter()
+        .find(|pod| pod.name_any() == "more-1");
+    let label = more.as_ref().map(|pod| pod::label(pod, WORKLOAD_LABEL));
+    assert_eq!(
+        label,
+        Some(None),
+        "of its leader, and not of the set of its workers"
+    );
     for (name, owners) in [
         ("labels", json!([])),
         ("of-leader", owner("Pod", "old-0", &leader.uid().unwrap())),
