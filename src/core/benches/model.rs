@@ -295,7 +295,7 @@ impl Cluster {
             schedules: vec![],
             on_signal_failure: Default::default(),
             drain_timeout: SignedDuration::from_mins(1),
-            paused: false,
+            paused: None,
             activation: Activation::OnDemand,
             replica: Arc::clone(&self.replica),
             grace_seconds: 30,

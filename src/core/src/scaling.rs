@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::budget::RunningCost;
 use crate::limit::LimitedBy;
+use crate::model::Name;
 use crate::pod_set::PodSet;
 
 mod behavior;
@@ -113,8 +114,8 @@ pub struct Service {
     pub demand_unknown_since: Option<Timestamp>,
     /// How long nothing may happen before it goes to its minimum.
     pub idle_after: SignedDuration,
-    /// Demand changes nothing.
-    pub paused: bool,
+    /// Why demand changes nothing, if it does not.
+    pub paused: Option<Name>,
     /// Whether requests wake it.
     pub activation: Activation,
     /// Requests waiting and running on its replicas.
@@ -293,7 +294,7 @@ impl Service {
     /// known of it might ask for as many replicas as there are.
     pub(crate) fn holds(&self, recommended: u32, now: Timestamp) -> bool {
         let is_unknown = self.demand_unknown_since.is_some() && self.fallback(now).is_none();
-        self.paused || is_unknown && recommended <= self.current.max(self.decided)
+        self.paused.is_some() || is_unknown && recommended <= self.current.max(self.decided)
     }
 
     /// Why its demand is not known, if it is not.
@@ -385,8 +386,8 @@ fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, Ch
     let unknown = service.unknown();
     let total = unknown.is_none().then_some(known);
     let held_at = current.max(service.decided);
-    if service.paused {
-        let reason = "scaling.paused is true".to_owned();
+    if let Some(why) = &service.paused {
+        let reason = why.to_string();
         let kept = Recommendation {
             desired: held_at,
             ..keep_replicas(total, held_at, Some(LimitedBy::Paused), reason)

@@ -68,7 +68,7 @@ fn service(priority: i32) -> Service {
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_mins(10),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica: shape(),
         grace_seconds: GRACE,

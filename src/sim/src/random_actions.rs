@@ -121,7 +121,7 @@ impl Simulation {
             schedules: vec![],
             on_signal_failure: Default::default(),
             drain_timeout: seconds(self.rng.i64(0..60)),
-            paused: false,
+            paused: None,
             activation: match self.rng.u8(..12) {
                 0 => scaling::Activation::Never,
                 _ => scaling::Activation::OnDemand,
@@ -296,7 +296,10 @@ impl Simulation {
                 0 => (spec.min, spec.max) = (spec.min, spec.min + number),
                 1 => (spec.min, spec.max) = (number.min(1), spec.max.max(1)),
                 2 => spec.request_signal = RequestSignal::Target(number + 1),
-                _ => spec.paused = !spec.paused,
+                _ => {
+                    let was_paused = spec.paused.is_some();
+                    spec.paused = (!was_paused).then(|| "scaling.paused is true".into());
+                }
             }
         }
         self.tell(WatchedObject::Service(key));

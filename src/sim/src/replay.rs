@@ -215,7 +215,7 @@ fn add_service(
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: scenario.drain_timeout,
-        paused: false,
+        paused: None,
         activation: scaling::Activation::OnDemand,
         replica: shape(gpus, POD_CPU_MILLI, Some(&engine.gpu)),
         grace_seconds: scenario.grace_seconds,

@@ -26,7 +26,7 @@ use crate::object_key::ObjectKey;
 use crate::ownership::is_owned;
 use crate::pod;
 use crate::priority::Priority;
-use crate::scale_target;
+use crate::scale_target::{self, TargetView};
 use crate::slice_index::ready_endpoints;
 use crate::training::job::{is_running, role_jobs, to_core};
 
@@ -61,6 +61,21 @@ impl WorkloadReader<'_> {
         Event::Service(key.clone(), service)
     }
 
+    /// Why demand changes nothing of a service, if it does not.
+    fn paused(&self, object: &InferenceDeployment, target: Option<&TargetView>) -> Option<Name> {
+        if object.spec.scaling.paused {
+            return Some("scaling.paused is true".into());
+        }
+        if let Some(target) = target.filter(|target| target.is_held()) {
+            let problem = target.problem.as_ref();
+            let why = problem.map_or(scale_target::NOT_LABELLED, |problem| &problem.message);
+            return Some(format!("its target is not scaled: {why}").into());
+        }
+        // what demand makes of a service that cannot be read now is not known
+        let is_unreadable = self.context.unreadable.contains(object);
+        is_unreadable.then(|| "its manifest cannot be read any more".into())
+    }
+
     fn service_of(&mut self, key: &Key, object: &InferenceDeployment) -> Option<Service> {
         let mut settings = object.spec.settings().ok()?;
         let is_recorded = scale_target::is_recorded(object);
@@ -74,8 +89,7 @@ impl WorkloadReader<'_> {
             None => None,
         };
         let target = view.as_ref().and_then(|view| view.target.as_ref());
-        let is_held =
-            (view.as_ref()).is_some_and(|view| view.problem.is_some() || !view.is_adopted);
+        let is_held = view.as_ref().is_some_and(TargetView::is_held);
         if is_held {
             let replicas = target.map_or(0, |target| target.state.replicas);
             (settings.min, settings.max) = (0, settings.max.max(replicas));
@@ -121,10 +135,7 @@ impl WorkloadReader<'_> {
             on_signal_failure: settings.on_signal_failure,
             idle_after: settings.idle_after,
             drain_timeout: settings.drain_timeout,
-            // what demand makes of a service that cannot be read now is not known
-            paused: object.spec.scaling.paused
-                || is_held
-                || self.context.unreadable.contains(object),
+            paused: self.paused(object, view.as_ref()),
             activation: match object.spec.activation.mode {
                 ActivationMode::OnDemand | ActivationMode::Always => Activation::OnDemand,
                 ActivationMode::Never => Activation::Never,
@@ -133,13 +144,15 @@ impl WorkloadReader<'_> {
             grace_seconds: grace_seconds(template),
             workers: target
                 .and_then(|target| target.workers.as_ref())
-                .map(|workers| ReplicaWorkers {
-                    count: workers.count,
-                    shape: {
-                        let spec = workers.template.spec.clone().unwrap_or_default();
-                        self.claims.shape(self.context, &key.namespace, &spec)
-                    },
-                    grace_seconds: grace_seconds(&workers.template),
+                .map(|workers| {
+                    Box::new(ReplicaWorkers {
+                        count: workers.count,
+                        shape: {
+                            let spec = workers.template.spec.clone().unwrap_or_default();
+                            self.claims.shape(self.context, &key.namespace, &spec)
+                        },
+                        grace_seconds: grace_seconds(&workers.template),
+                    })
                 }),
         })
     }

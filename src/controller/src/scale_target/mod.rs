@@ -41,5 +41,6 @@ mod view;
 
 pub(crate) use autoscalers::Autoscalers;
 pub(crate) use registry::ScaleTargets;
+pub(crate) use status::NOT_LABELLED;
 pub(crate) use target::{ScaleTarget, TargetProblem, is_recorded};
 pub(crate) use view::TargetView;

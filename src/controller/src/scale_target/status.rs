@@ -22,6 +22,10 @@ use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::pod;
 
+/// Why a target is not scaled that is being adopted.
+pub(crate) const NOT_LABELLED: &str =
+    "not all of its pods have the labels of replicas yet, which Bursar gives them";
+
 /// What a status says of a target.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TargetParts {
@@ -134,11 +138,9 @@ fn conditions(
 ) -> Vec<ConditionState> {
     let mut conditions = vec![match &view.problem {
         Some(problem) => problem.condition(),
-        None if !view.is_adopted => TargetProblem::new(
-            target_ready::ADOPTING,
-            "not all of its pods have the labels of replicas yet, which Bursar gives them",
-        )
-        .condition(),
+        None if !view.is_adopted => {
+            TargetProblem::new(target_ready::ADOPTING, NOT_LABELLED).condition()
+        }
         None => ConditionState {
             kind: TARGET_READY,
             status: Some(true),

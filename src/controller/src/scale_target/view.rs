@@ -19,6 +19,11 @@ pub(crate) struct TargetView {
 }
 
 impl TargetView {
+    /// Whether nothing but a want of money changes its replicas.
+    pub(crate) fn is_held(&self) -> bool {
+        self.problem.is_some() || !self.is_adopted
+    }
+
     /// What the model knows of the target. One that must not be scaled and was not before has no replicas
     /// of the service, and none is about to come; it is there all the same, so nobody orders it to be made.
     pub(crate) fn deployment(&self, is_recorded: bool) -> Deployment {

@@ -507,6 +507,8 @@ async fn a_budget_stops_a_target_though_an_autoscaler_scales_it() {
         Some("ScaledByOther")
     );
     assert_eq!(replicas(&stage), 2);
+    let why = service(&stage, "chat").unwrap().status.unwrap().reason;
+    assert!(why.contains("HorizontalPodAutoscaler theirs"), "{why}");
     stage.world.set_limit("0.01").await;
     stage.seconds(30).await;
     assert_eq!(replicas(&stage), 0, "money does not wait");

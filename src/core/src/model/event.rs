@@ -296,8 +296,8 @@ pub struct Service {
     pub idle_after: SignedDuration,
     /// How long a replica may take to finish its requests when it leaves.
     pub drain_timeout: SignedDuration,
-    /// Demand changes nothing.
-    pub paused: bool,
+    /// Why demand changes nothing, if it does not: its user has paused it, or its target is not there to be scaled.
+    pub paused: Option<Name>,
     /// Whether requests wake it.
     pub activation: Activation,
     /// What one replica asks for; of one that has several pods, the pod that leads it.
@@ -305,7 +305,7 @@ pub struct Service {
     /// Seconds between a replica's SIGTERM and SIGKILL.
     pub grace_seconds: i64,
     /// The other pods of each replica, where one is several pods.
-    pub workers: Option<ReplicaWorkers>,
+    pub workers: Option<Box<ReplicaWorkers>>,
 }
 
 /// The workers of one replica: its pods beside the one that leads it, which alone takes requests. They are
@@ -337,8 +337,8 @@ impl Service {
     /// at times. `zone` is that of schedules without one of their own.
     pub(crate) fn bounds(&self, zone: &TimeZone, now: Timestamp) -> Bounds {
         match self.paused {
-            true => Bounds::fixed(self.min, self.max),
-            false => Bounds::scheduled((self.min, self.max), &self.schedules, zone, now),
+            Some(_) => Bounds::fixed(self.min, self.max),
+            None => Bounds::scheduled((self.min, self.max), &self.schedules, zone, now),
         }
     }
 }

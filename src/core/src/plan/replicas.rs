@@ -557,7 +557,7 @@ fn observe_service(
         on_signal_failure: spec.on_signal_failure,
         demand_unknown_since: None,
         idle_after: spec.idle_after,
-        paused: spec.paused,
+        paused: spec.paused.clone(),
         activation: spec.activation,
         engine: demand.signal,
         stalled: demand.stalled,
@@ -594,7 +594,7 @@ fn observe_service(
         history.record(current, windows, now);
         history
     });
-    if !observed.paused && observed.demand_unknown_since.is_none() {
+    if observed.paused.is_none() && observed.demand_unknown_since.is_none() {
         history.resume(now);
     }
     observed.history.clone_from(history);

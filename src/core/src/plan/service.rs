@@ -393,9 +393,9 @@ fn refusal(
         let message = "the service is stopped, and its activation.mode is Never";
         return unavailable(RefusalReason::ActivationNever, message.to_owned(), None);
     }
-    if service.paused {
-        let message = "the service is stopped, and its scaling.paused is true";
-        return unavailable(RefusalReason::ScalingPaused, message.to_owned(), None);
+    if let Some(why) = &service.paused {
+        let message = format!("the service is stopped, and {why}");
+        return unavailable(RefusalReason::ScalingPaused, message, None);
     }
     if service.bounds.max == 0 {
         let schedules = service.bounds.schedules.as_deref().unwrap_or("a schedule");

@@ -152,7 +152,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         on_signal_failure: Default::default(),
         demand_unknown_since: None,
         idle_after: SignedDuration::from_secs(600),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         engine,
         held,
@@ -301,7 +301,7 @@ fn a_lower_number_waits_for_the_window() {
 #[test]
 fn a_paused_service_stays_but_an_exhausted_budget_still_stops_it() {
     let paused = Service {
-        paused: true,
+        paused: Some("scaling.paused is true".into()),
         ..service(2, Signal::Known(80), 0)
     };
     assert_eq!(decide(paused.clone(), vec![]).allowed, 2);
@@ -511,7 +511,7 @@ fn what_a_gateway_that_was_not_heard_may_hold_is_not_zero() {
 fn an_unknown_demand_is_told_whatever_else_limits_the_service() {
     let unknown = Signal::AtLeast(0, "connection refused".into());
     let paused = Service {
-        paused: true,
+        paused: Some("scaling.paused is true".into()),
         ..service(2, unknown, 0)
     };
     let decision = decide(paused, vec![budget("10", "10")]);
@@ -539,7 +539,7 @@ fn a_service_whose_replicas_cannot_start_says_so_until_they_can() {
 #[test]
 fn a_paused_service_at_zero_refuses_instead_of_letting_requests_wait() {
     let paused = |current| Service {
-        paused: true,
+        paused: Some("scaling.paused is true".into()),
         ..service(current, Signal::Absent, 1)
     };
     let refusal = decide(paused(0), vec![]).refusal.unwrap();

@@ -25,7 +25,7 @@ pub(crate) fn new_service(replica: Arc<PodShape>, created: Timestamp) -> Service
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica,
         grace_seconds: 30,

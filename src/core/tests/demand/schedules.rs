@@ -66,7 +66,7 @@ fn a_paused_service_keeps_its_own_bounds() {
     let during = time("2026-11-28T07:10:00Z");
     let mut model = Model::new(TimeZone::UTC, during);
     let paused = Service {
-        paused: true,
+        paused: Some("scaling.paused is true".into()),
         ..scheduled()
     };
     model.apply(Event::Service(key(), Some(paused)), during);

@@ -70,10 +70,12 @@ fn service(leader: u32, workers: u32, worker: u32) -> Service {
         max: 20,
         drain_timeout: SignedDuration::from_secs(DRAIN),
         grace_seconds: GRACE,
-        workers: (workers > 0).then(|| ReplicaWorkers {
-            count: workers,
-            shape: shape(worker),
-            grace_seconds: GRACE,
+        workers: (workers > 0).then(|| {
+            Box::new(ReplicaWorkers {
+                count: workers,
+                shape: shape(worker),
+                grace_seconds: GRACE,
+            })
         }),
         ..new_service(shape(leader), at(0))
     }

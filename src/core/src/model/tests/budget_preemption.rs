@@ -89,7 +89,7 @@ fn service(service: &str, priority: i32, gpus: u32) -> Event {
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica: shape(gpus),
         grace_seconds: 30,

@@ -52,7 +52,7 @@ fn service(namespace: &str, selector: BTreeMap<String, String>) -> Event {
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica: Arc::new(replica),
         grace_seconds: 30,

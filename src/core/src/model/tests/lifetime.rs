@@ -34,7 +34,7 @@ fn service(created: i64) -> Service {
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_secs(60),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,

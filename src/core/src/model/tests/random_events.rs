@@ -310,7 +310,7 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
             _ => SignalFailure::Hold,
         },
         drain_timeout: SignedDuration::from_secs(rng.i64(0..60)),
-        paused: rng.u8(0..8) == 0,
+        paused: (rng.u8(0..8) == 0).then(|| "scaling.paused is true".into()),
         activation: if rng.u8(0..6) == 0 {
             Activation::Never
         } else {
@@ -321,11 +321,12 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
         workers: {
             let mut more = more(rng);
             let count = more.u32(0..4);
-            (count > 0).then(|| ReplicaWorkers {
+            let workers = (count > 0).then(|| ReplicaWorkers {
                 count,
                 shape: shape(&mut more),
                 grace_seconds: more.i64(0..60),
-            })
+            });
+            workers.map(Box::new)
         },
     }
 }

@@ -32,7 +32,7 @@ fn service(min: u32) -> Service {
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: SignedDuration::from_mins(1),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,

@@ -104,7 +104,7 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
         schedules: vec![],
         on_signal_failure: Default::default(),
         drain_timeout: seconds(60),
-        paused: false,
+        paused: None,
         activation: Activation::OnDemand,
         replica: shape(),
         grace_seconds: 30,
