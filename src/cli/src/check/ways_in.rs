@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::conditions::{PORT_ASSIGNED, REPLICAS_REACHABLE, REQUESTS_WAKE};
+use bursar_api::conditions::{
+    PORT_ASSIGNED, REPLICAS_DRAIN, REPLICAS_REACHABLE, REQUESTS_WAKE, TARGET_READY,
+};
 use bursar_api::engine::Engine;
 use bursar_api::inference::ActivationMode;
 use bursar_api::lenient::Lenient;
@@ -23,7 +25,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{Api, Client, ResourceExt};
 
-use self::cluster::{Read, Seen};
+use self::cluster::{Read, Seen, front};
 use crate::client::api_error;
 
 /// The page that the findings follow.
@@ -150,27 +152,42 @@ fn mode(seen: &Seen) -> Finding {
     }
 }
 
-/// The conditions of the service that say that requests do not wake it, or do not get to a replica.
+/// The conditions of the service that say that requests do not wake it, or do not get to a replica, and that replicas
+/// which leave still get some.
 fn conditions(seen: &Seen) -> impl Iterator<Item = Finding> {
     let status = seen.object.status.iter();
     let conditions = status.flat_map(|status| &status.conditions);
-    let bad = conditions.filter(|condition| {
-        let is_about = [REQUESTS_WAKE, PORT_ASSIGNED, REPLICAS_REACHABLE];
-        condition.status == "False" && is_about.contains(&&*condition.type_)
-    });
-    bad.map(|condition| {
-        let (kind, why) = (&condition.type_, &condition.message);
-        (Verdict::Hindered, format!("condition {kind}: {why}"))
+    let bad = conditions.filter(|condition| condition.status == "False");
+    bad.filter_map(|condition| {
+        let (kind, why) = (&*condition.type_, &condition.message);
+        let verdict = match kind {
+            REQUESTS_WAKE | PORT_ASSIGNED | REPLICAS_REACHABLE | TARGET_READY => Verdict::Hindered,
+            REPLICAS_DRAIN => Verdict::Note,
+            _ => return None,
+        };
+        Some((verdict, format!("condition {kind}: {why}")))
     })
 }
 
-/// The labels of replicas.
+/// What to do where something in front of the service uses ready endpoints alone.
+fn instead(seen: &Seen) -> &'static str {
+    match seen.object.spec.target_ref {
+        Some(_) => {
+            "let it send to the Service's address, since a targetRef has no activation.mode: Always"
+        }
+        None => "set activation.mode: Always",
+    }
+}
+
+/// The labels of replicas. Those of a target's template are in the status once it was read.
 fn replica_labels(object: &InferenceDeployment) -> BTreeMap<String, String> {
     let template = object.spec.template.as_ref();
     let metadata = template.and_then(|template| template.metadata.as_ref());
-    let mut labels = metadata
-        .and_then(|metadata| metadata.labels.clone())
-        .unwrap_or_default();
+    let own = metadata.and_then(|metadata| metadata.labels.clone());
+    let status = object.status.as_ref();
+    let target = status.and_then(|status| status.target.as_ref());
+    let of_target = target.map(|target| target.pod_labels.clone());
+    let mut labels = own.or(of_target).unwrap_or_default();
     let name = object.name_any();
     for (label, value) in [
         (KIND_LABEL, "InferenceDeployment"),
@@ -187,15 +204,25 @@ fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
     (!selector.is_empty()).then_some(selector)
 }
 
-/// The service's own Service, and those of others that select its replicas.
+/// The Service by which requests come, and others that select its replicas.
 fn services(seen: &Seen) -> Vec<Finding> {
     let all = match &seen.services {
         Ok(all) => all,
         Err(why) => return vec![unknown("Services", why)],
     };
-    let (name, labels) = (seen.object.name_any(), replica_labels(&seen.object));
+    let labels = replica_labels(&seen.object);
+    let Some(name) = front(&seen.object) else {
+        let why =
+            "there is no serviceRef, so requests wake nothing: name the Service by which they come";
+        return vec![(Verdict::Hindered, why.to_owned())];
+    };
     let own = all.iter().find(|service| service.name_any() == name);
+    let has_target = seen.object.spec.target_ref.is_some();
     let mut found = match own {
+        None if has_target => vec![(
+            Verdict::Hindered,
+            format!("Service {name} of the serviceRef is not there: create it"),
+        )],
         None => vec![(
             Verdict::Hindered,
             format!("Service {name} is not there: a leader makes it, see PodsHealthy"),
@@ -234,7 +261,8 @@ fn own_service(seen: &Seen, service: &Service) -> Vec<Finding> {
     let is_owned = |owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
         Some(&owner.uid) == seen.object.metadata.uid.as_ref()
     };
-    if !service.owner_references().iter().any(is_owned) {
+    let has_target = seen.object.spec.target_ref.is_some();
+    if !has_target && !service.owner_references().iter().any(is_owned) {
         return vec![(
             Verdict::Hindered,
             format!("Service {name} is somebody else's: rename it or the InferenceDeployment"),
@@ -301,8 +329,11 @@ fn slices(seen: &Seen) -> Vec<Finding> {
         Ok(all) => all,
         Err(why) => return vec![unknown("EndpointSlices", why)],
     };
+    let Some(name) = front(&seen.object) else {
+        return Vec::new();
+    };
     let services = seen.services.iter().flatten();
-    let mut own = services.filter(|service| service.name_any() == seen.object.name_any());
+    let mut own = services.filter(|service| service.name_any() == name);
     let spec = own.next().and_then(|service| service.spec.as_ref());
     let families = spec.and_then(|spec| spec.ip_families.clone());
     let families = families.unwrap_or_else(|| vec!["IPv4".to_owned()]);
@@ -389,7 +420,7 @@ fn dataplane(daemon_sets: &Read<Vec<String>>) -> Finding {
         let what = "Cilium runs in place of kube-proxy: it uses endpoints that terminate when none is ready, with Maglev since cilium/cilium#39743";
         return (Verdict::Wakes, what.to_owned());
     }
-    let what = "neither kube-proxy nor Cilium is a DaemonSet of kube-system: whether the dataplane uses endpoints that terminate is not known. activation.mode: Always needs none that does";
+    let what = "neither kube-proxy nor Cilium is a DaemonSet of kube-system: whether the dataplane uses endpoints that terminate is not known. activation.mode: Always, which a service without a targetRef may have, needs none that does";
     (Verdict::Unknown, what.to_owned())
 }
 

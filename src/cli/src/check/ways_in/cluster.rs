@@ -29,7 +29,7 @@ pub(super) struct Seen {
     pub(super) operator_namespace: String,
     /// All Services of the namespace.
     pub(super) services: Read<Vec<Service>>,
-    /// The slices of the service's own Service.
+    /// The slices of the Service by which requests come.
     pub(super) slices: Read<Vec<EndpointSlice>>,
     pub(super) gateways: Read<Vec<Pod>>,
     pub(super) policies: Read<Vec<NetworkPolicy>>,
@@ -42,6 +42,14 @@ pub(super) struct Seen {
     pub(super) virtual_services: Read<Vec<DynamicObject>>,
 }
 
+/// The Service by which requests come to a service: its own, or that of its serviceRef, if it has a target.
+pub(super) fn front(object: &InferenceDeployment) -> Option<String> {
+    match object.spec.target_ref {
+        Some(_) => Some(object.spec.service_ref.as_ref()?.name.clone()),
+        None => Some(object.name_any()),
+    }
+}
+
 /// Reads all of it.
 pub(super) async fn read(
     client: &Client,
@@ -49,9 +57,15 @@ pub(super) async fn read(
     namespace: &str,
     operator_namespace: &str,
 ) -> Seen {
-    let name = object.name_any();
     let all = ListParams::default();
-    let own = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+    let slices = match front(&object) {
+        Some(front) => {
+            let of_front = format!("kubernetes.io/service-name={front}");
+            let of_front = ListParams::default().labels(&of_front);
+            list(&Api::namespaced(client.clone(), namespace), &of_front).await
+        }
+        None => Ok(Vec::new()),
+    };
     let gateways = ListParams::default().labels(GATEWAY_PODS);
     let daemon_sets: Read<Vec<PartialObjectMeta<DaemonSet>>> =
         list(&Api::namespaced(client.clone(), "kube-system"), &all).await;
@@ -65,7 +79,7 @@ pub(super) async fn read(
     });
     Seen {
         services: list(&Api::namespaced(client.clone(), namespace), &all).await,
-        slices: list(&Api::namespaced(client.clone(), namespace), &own).await,
+        slices,
         gateways: list(
             &Api::namespaced(client.clone(), operator_namespace),
             &gateways,

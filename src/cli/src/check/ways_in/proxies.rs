@@ -6,8 +6,8 @@ use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt;
 use serde_json::Value;
 
-use super::cluster::Seen;
-use super::{Finding, Verdict, is_always, unknown};
+use super::cluster::{Seen, front};
+use super::{Finding, Verdict, instead, is_always, unknown};
 
 /// The annotation by which each of these ingress controllers sends to a Service's address. To others it
 /// says nothing.
@@ -37,7 +37,9 @@ fn is_set(annotations: &BTreeMap<String, String>, names: &[&str]) -> bool {
 
 /// Ingresses that send to the Service.
 pub(super) fn ingresses(seen: &Seen) -> Vec<Finding> {
-    let name = seen.object.name_any();
+    let Some(name) = front(&seen.object) else {
+        return Vec::new();
+    };
     let all = match &seen.ingresses {
         Ok(all) => all,
         Err(why) => return vec![unknown("Ingresses", why)],
@@ -71,11 +73,11 @@ pub(super) fn ingresses(seen: &Seen) -> Vec<Finding> {
             match controller.is_some_and(|controller| READY_ALONE.contains(&&**controller)) {
                 true => (
                     Verdict::Hindered,
-                    format!("{what} uses ready endpoints alone, and at zero there is none: set activation.mode: Always"),
+                    format!("{what} uses ready endpoints alone, and at zero there is none: {}", instead(seen)),
                 ),
                 false => (
                     Verdict::Unknown,
-                    format!("{what}: most ingress controllers use ready endpoints alone; activation.mode: Always wakes in any case"),
+                    format!("{what}: most ingress controllers use ready endpoints alone; if it does, {}", instead(seen)),
                 ),
             }
         })
@@ -96,10 +98,10 @@ fn backends(ingress: &Ingress) -> Vec<&str> {
 
 /// HTTPRoutes and VirtualServices of the namespace that send to the Service.
 pub(super) fn routes(seen: &Seen) -> Vec<Finding> {
-    let (name, namespace) = (
-        seen.object.name_any(),
-        seen.object.namespace().unwrap_or_default(),
-    );
+    let Some(name) = front(&seen.object) else {
+        return Vec::new();
+    };
+    let namespace = seen.object.namespace().unwrap_or_default();
     let mut found = Vec::new();
     match &seen.routes {
         Err(why) => found.push(unknown("HTTPRoutes", why)),
@@ -115,7 +117,7 @@ pub(super) fn routes(seen: &Seen) -> Vec<Finding> {
                     true => (Verdict::Wakes, format!("{what} finds gateways as ready endpoints")),
                     false => (
                         Verdict::Unknown,
-                        format!("{what}: whether its implementation uses ready endpoints alone is not known; activation.mode: Always wakes in any case"),
+                        format!("{what}: whether its implementation uses ready endpoints alone is not known; if it does, {}", instead(seen)),
                     ),
                 }
             }));
@@ -140,7 +142,7 @@ pub(super) fn routes(seen: &Seen) -> Vec<Finding> {
                     true => (Verdict::Wakes, format!("{what} finds gateways as ready endpoints")),
                     false => (
                         Verdict::Hindered,
-                        format!("{what}: Istio uses ready endpoints alone, and at zero there is none: set activation.mode: Always"),
+                        format!("{what}: Istio uses ready endpoints alone, and at zero there is none: {}", instead(seen)),
                     ),
                 }
             }));

@@ -435,3 +435,70 @@ async fn the_cluster_is_asked_and_conditions_of_the_service_are_findings() {
     let gone = run(&client, ("team", "gone"), "bursar-system").await;
     assert!(gone.unwrap_err().contains("not found"));
 }
+
+/// An adopted service of which everything is as it should be.
+fn adopted() -> Seen {
+    let target = json!({"uid": "t", "podLabels": {"app": "old"}});
+    let chat = object(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+        "metadata": {"name": "chat", "namespace": "team", "uid": "u"},
+        "spec": {
+            "engine": "vLLM", "maxReplicas": 1, "serviceRef": {"name": "front"},
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"},
+        },
+        "status": {"target": target},
+    }));
+    let spec = json!({"clusterIP": "10.0.0.1", "selector": {"app": "old", SERVING_LABEL: "true"}});
+    Seen {
+        object: chat,
+        services: Ok(vec![service("front", false, spec)]),
+        ..fine("OnDemand")
+    }
+}
+
+#[test]
+fn requests_come_to_an_adopted_service_by_its_service_ref() {
+    let seen = adopted();
+    assert_eq!(hindered(&seen), "");
+    assert!(found(&seen, Verdict::Wakes).contains("Service front (10.0.0.1)"));
+
+    let mut seen = adopted();
+    seen.services = Ok(Vec::new());
+    assert!(hindered(&seen).contains("Service front of the serviceRef is not there"));
+    seen.object.spec.service_ref = None;
+    assert!(hindered(&seen).contains("no serviceRef"));
+
+    let mut seen = adopted();
+    let other = json!({"clusterIP": "10.0.0.2", "selector": {"app": "old"}});
+    seen.services
+        .as_mut()
+        .unwrap()
+        .push(service("other", false, other));
+    assert!(hindered(&seen).contains("Service other (ClusterIP) selects the replicas itself"));
+}
+
+#[test]
+fn what_holds_an_adopted_service_up_is_named_and_what_it_cannot_have_is_not_advised() {
+    let mut seen = adopted();
+    let condition = |kind: &str| {
+        json!({
+            "type": kind, "status": "False", "reason": "R", "message": format!("{kind} is not so"),
+            "lastTransitionTime": "2026-11-01T00:00:00Z",
+        })
+    };
+    let conditions = ["TargetReady", "ReplicasDrain"].map(condition);
+    let status = seen.object.status.as_mut().unwrap();
+    status.conditions = object(json!(conditions));
+    assert!(hindered(&seen).contains("condition TargetReady: TargetReady is not so"));
+    assert!(found(&seen, Verdict::Note).contains("condition ReplicasDrain"));
+
+    let mut web = ingress("nginx", json!({}));
+    let spec = web.spec.as_mut().unwrap();
+    let paths = &mut spec.rules.as_mut().unwrap()[0].http.as_mut().unwrap().paths;
+    paths[0].backend.service.as_mut().unwrap().name = "front".to_owned();
+    let mut seen = adopted();
+    seen.classes = Ok([("nginx".to_owned(), "k8s.io/ingress-nginx".to_owned())].into());
+    seen.ingresses = Ok(vec![web]);
+    let text = hindered(&seen);
+    assert!(text.contains("send to the Service's address"), "{text}");
+}
