@@ -17,8 +17,9 @@ use bursar_e2e::{
     traffic::{self, Answer},
 };
 use futures::future::join_all;
+use serde_json::json;
 
-use super::signals;
+use super::{signal_example::SignalExample, signals};
 
 /// A replica runs two requests at a time, which use some percent of its cache.
 const FLAGS: &str = r#""--max-num-seqs", "2", "--kv-blocks", "64""#;
@@ -30,9 +31,13 @@ const DEFAULT_SIGNALS: &str = "[{type: Engine, target: 4}]";
 pub(crate) fn late_first_tokens_add_replicas(cluster: &Cluster) -> ScenarioResult {
     let namespace = "late-tokens";
     signals::install(cluster)?;
-    let signals = "[{type: Engine, measure: TimeToFirstToken, name: first-token, targetLatency: 400ms}, \
-        {type: Engine, measure: KVCacheUse, name: kv-cache, target: 100}]";
-    let manifest = service_manifest(namespace, FLAGS, "5s").replace(DEFAULT_SIGNALS, signals);
+    let mut signals = SignalExample::new("latency", json!({})).signals()?;
+    // the latency and the cache alone, with what this engine can be late by
+    signals.truncate(2);
+    signals[0]["targetLatency"] = json!("400ms");
+    signals[1]["target"] = json!(100);
+    let signals = json!(signals).to_string();
+    let manifest = service_manifest(namespace, FLAGS, "5s").replace(DEFAULT_SIGNALS, &signals);
     let address = apply_service(cluster, namespace, &manifest)?;
     // of six on one replica, four wait for others to end
     under_load(address, 6, ANSWER_TOKENS, || {
@@ -55,8 +60,9 @@ pub(crate) fn late_first_tokens_add_replicas(cluster: &Cluster) -> ScenarioResul
 pub(crate) fn requests_at_gateways_add_replicas(cluster: &Cluster) -> ScenarioResult {
     let namespace = "unmeasured";
     signals::install(cluster)?;
+    let signals = SignalExample::new("gateway", json!({"target": 2})).signals()?;
     let manifest = service_manifest(namespace, r#""--speedup", "1""#, "5s")
-        .replace(DEFAULT_SIGNALS, "[{type: Gateway, target: 2}]")
+        .replace(DEFAULT_SIGNALS, &json!(signals).to_string())
         .replace(
             "engine: vLLM",
             "engine: Custom\n  engineOptions: {port: 8000, healthPath: /health}\n  activation: {mode: Always}",

@@ -19,6 +19,7 @@ mod observability;
 mod priorities;
 mod requests;
 mod roles;
+mod signal_example;
 mod signals;
 mod status_writes;
 mod waiting;

@@ -23,6 +23,9 @@ use bursar_e2e::{
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer,
 };
+use serde_json::json;
+
+use super::signal_example::SignalExample;
 
 /// Where the servers listen: the address of the API server, which the chart has to allow.
 const HOST: &str = control_plane::ADDRESS;
@@ -67,41 +70,6 @@ pub(super) fn install(cluster: &Cluster) -> ScenarioResult {
         &values.each_ref().map(|value| &**value),
     )?;
     Ok(())
-}
-
-/// Workers without an engine, at most two, that follow this signal.
-fn workers(name: &str, signal: &str) -> String {
-    format!(
-        r#"
-apiVersion: bursar.dev/v1alpha1
-kind: InferenceDeployment
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  engine: None
-  maxReplicas: 2
-  scaling:
-    idle: {{after: 2s}}
-    behavior: {{scaleDown: {{stabilizationWindowSeconds: 2}}}}
-    signals: [{{pollingInterval: 1s, {signal}}}]
-  template:
-    spec:
-      terminationGracePeriodSeconds: 2
-      containers:
-        - name: worker
-          image: bursar.local/engine:dev
-          imagePullPolicy: Never
-          resources: {{limits: {{nvidia.com/gpu: 1}}}}
----
-"#
-    )
-}
-
-/// The Secret `login`. Its namespace is one in which the chart lets the controller read it.
-fn secret(data: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: login, namespace: {NAMESPACE}, labels: {{bursar.dev/signal-credentials: \"true\"}}}}\n\
-         stringData: {{{data}}}\n---\n"
-    )
 }
 
 /// Waits until so many pods of a service are there.
@@ -190,12 +158,14 @@ fn redis_command(words: &[&str]) -> ScenarioResult {
 pub(crate) fn a_list_starts_and_ends_workers(cluster: &Cluster) -> ScenarioResult {
     install(cluster)?;
     let server = redis(cluster)?;
-    let signal = format!(
-        "type: Redis, name: jobs, target: 2, secretName: login, redis: {{addresses: [\"{HOST}:{REDIS}\"], list: jobs}}"
+    let address = format!("{HOST}:{REDIS}");
+    let example = SignalExample::new(
+        "redis",
+        json!({"target": 2, "redis": {"addresses": [address]}}),
     );
-    cluster.apply(&(secret("password: wrong") + &workers("transcribe", &signal)))?;
+    cluster.apply(&example.manifest(NAMESPACE, &json!({"password": "wrong"}))?)?;
     wait_for_cause(cluster, "transcribe", "refuses the credentials")?;
-    cluster.apply(&secret(&format!("password: {}", ANN.password)))?;
+    cluster.apply(&example.manifest(NAMESPACE, &json!({"password": ANN.password}))?)?;
     signals_available(cluster, "transcribe", "True")?;
     wait_for_pods(cluster, "transcribe", 0)?;
     redis_command(&["RPUSH", "jobs", "a", "b", "c"])?;
@@ -407,58 +377,39 @@ pub(crate) fn every_source_starts_and_ends_workers(cluster: &Cluster) -> Scenari
     )?;
     let commit =
         |offset| servers::kafka::commit(HOST, KAFKA.plain, "embedders", "documents", offset);
-    let signals = [
+    let rabbitmq = format!("http://{HOST}:{}", RABBITMQ.management);
+    let kafka = format!("{HOST}:{}", KAFKA.plain);
+    let (nats, prometheus) = (
+        format!("nats://{HOST}:{NATS}"),
+        format!("http://{HOST}:{PROMETHEUS}"),
+    );
+    let stats = format!("http://{page}/stats");
+    let query = "sum(waiting_jobs)";
+    let examples = [
+        ("rabbitmq", json!({"rabbitmq": {"url": rabbitmq}})),
+        ("kafka", json!({"kafka": {"bootstrapServers": [kafka]}})),
+        ("nats", json!({"nats": {"url": nats}})),
         (
-            "render",
-            format!(
-                "type: RabbitMQ, target: 5, secretName: login, rabbitmq: {{url: \"http://{HOST}:{}\", queue: render}}",
-                RABBITMQ.management
-            ),
+            "prometheus",
+            json!({"prometheus": {"url": prometheus, "query": query}}),
         ),
-        (
-            "embed",
-            format!(
-                "type: Kafka, target: 5, kafka: {{bootstrapServers: [\"{HOST}:{}\"], consumerGroup: embedders, topic: documents}}",
-                KAFKA.plain
-            ),
-        ),
-        (
-            "caption",
-            format!(
-                "type: NATS, target: 5, nats: {{url: \"nats://{HOST}:{NATS}\", stream: IMAGES, consumer: caption}}"
-            ),
-        ),
-        (
-            "sessions",
-            format!(
-                "type: Prometheus, target: 5, prometheus: {{url: \"http://{HOST}:{PROMETHEUS}\", query: \"sum(waiting_jobs)\"}}"
-            ),
-        ),
-        (
-            "ingest",
-            "type: External, target: 5, external: {metricName: waiting}".to_owned(),
-        ),
-        (
-            "upscale",
-            format!(
-                "type: HTTP, target: \"5\", http: {{url: \"http://{page}/stats\", jsonPointer: /queue/waiting}}"
-            ),
-        ),
+        ("external", json!({"external": {"metricName": "waiting"}})),
+        ("http", json!({"http": {"url": stats}})),
     ];
-    let manifests: String = signals
-        .iter()
-        .map(|(name, signal)| workers(name, signal))
-        .collect();
-    cluster.apply(
-        &(secret(&format!(
-            "username: {}, password: {}",
-            ANN.name, ANN.password
-        )) + &manifests),
-    )?;
+    let examples = examples.map(|(file, mut signal)| {
+        signal["target"] = json!(5);
+        SignalExample::new(file, signal)
+    });
+    let login = json!({"username": ANN.name, "password": ANN.password});
+    let manifests = examples.iter().map(|each| each.manifest(NAMESPACE, &login));
+    let manifests: Result<String, _> = manifests.collect();
+    cluster.apply(&manifests?)?;
+    let names: Result<Vec<String>, _> = examples.iter().map(SignalExample::name).collect();
+    let names = names?;
     // Kafka's group has committed nothing: its message counts
     wait_for_pods(cluster, "embed", 1)?;
     run(&mut commit(1)?, "")?;
-    for (name, _) in &signals {
+    for name in &names {
         signals_available(cluster, name, "True")?;
         wait_for_pods(cluster, name, 0)?;
     }
@@ -471,7 +422,7 @@ pub(crate) fn every_source_starts_and_ends_workers(cluster: &Cluster) -> Scenari
         &mut servers::kafka::producer(HOST, KAFKA.plain, "documents")?,
         "b\n",
     )?;
-    for (name, _) in &signals {
+    for name in &names {
         wait_for_pods(cluster, name, 1).map_err(|error| {
             let status = get_field(cluster, NAMESPACE, &format!("infd/{name}"), ".status");
             format!("{error}: {}", status.unwrap_or_default())
@@ -481,12 +432,12 @@ pub(crate) fn every_source_starts_and_ends_workers(cluster: &Cluster) -> Scenari
     manage("DELETE", "queues/%2F/render/contents", "")?;
     publish_to_nats("$JS.API.STREAM.PURGE.IMAGES", "{}")?;
     run(&mut commit(2)?, "")?;
-    for (name, _) in &signals {
+    for name in &names {
         wait_for_pods(cluster, name, 0)?;
     }
-    let names = signals.each_ref().map(|(name, _)| *name);
-    let words = ["-n", NAMESPACE, "delete", "infd"];
-    cluster.kubectl(&[&words[..], &names].concat())?;
+    let words = ["-n", NAMESPACE, "delete", "infd"].into_iter();
+    let words: Vec<&str> = words.chain(names.iter().map(String::as_str)).collect();
+    cluster.kubectl(&words)?;
     cluster.kubectl(&["delete", "apiservice", "v1beta1.external.metrics.k8s.io"])?;
     Ok(())
 }
