@@ -32,6 +32,7 @@ use crate::ports::{NoPort, Ports};
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
+use crate::released_pods::ReleasedPods;
 use crate::scale_target::{Autoscalers, ScaleTargets};
 use crate::signals::readings::SignalReadings;
 use crate::slice_index::SliceIndex;
@@ -90,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) foreign_edits: ForeignEdits,
     /// The workloads of targetRefs.
     pub(crate) scale_targets: ScaleTargets,
+    /// Pods that are their workload's no more.
+    pub(crate) released_pods: ReleasedPods,
     /// The jobs of targetRefs.
     pub(crate) job_targets: JobTargets,
     /// What HorizontalPodAutoscalers scale.

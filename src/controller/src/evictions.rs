@@ -25,13 +25,18 @@ pub(crate) fn truncated(why: &str) -> String {
     why.chars().take(MAX_WORDS).collect()
 }
 
-/// Whether budgets cannot stop a pod by the workload whose labels it has, so that to them it is of no workload: of a
-/// job that nobody but its owner may suspend, or one that goes on though its target was stopped.
+/// Whether budgets cannot stop a pod by the workload whose labels it has, so that to them it is of no workload: one that
+/// is that workload's no more, one of a job that nobody but its owner may suspend, or one that goes on though its target
+/// was stopped.
 pub(crate) fn is_out_of_control(context: &Context, pod: &Pod) -> bool {
     let Some(workload) = pod::workload_of(pod) else {
         return false;
     };
     let key = Key::new(&workload.namespace, &workload.name);
+    let of_pod = Key::new(&workload.namespace, &pod.name_any());
+    if context.released_pods.contains(&of_pod) {
+        return true;
+    }
     match workload.kind {
         WorkloadKind::TrainingJob => context.job_targets.is_out_of_control(&key),
         WorkloadKind::InferenceDeployment => {

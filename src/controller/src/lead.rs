@@ -37,6 +37,7 @@ use crate::ports::Ports;
 use crate::power_readings::{self, PowerReadings};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
+use crate::released_pods::ReleasedPods;
 use crate::scale_target::{Autoscalers, ScaleTargets, replica_pods};
 use crate::signals::SignalReads;
 use crate::signals::addresses::ClusterPolicy;
@@ -230,6 +231,7 @@ fn new_context(
         launcher_suffixes: SuffixKey::default(),
         foreign_edits: ForeignEdits::default(),
         scale_targets: ScaleTargets::default(),
+        released_pods: ReleasedPods::default(),
         job_targets: JobTargets::new(options.job_targets.clone()),
         autoscalers: Autoscalers::default(),
         service_events: Mutex::default(),

@@ -21,7 +21,7 @@
 //! | `job_target` | jobs that exist and are started and suspended by `targetRef` |
 //! | `target_work` | when targets are read and their pods labelled, and how many at a time |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
-//! | `evictions` | pods of no workload that have no money |
+//! | `evictions`, `released_pods` | pods of no workload that have no money, and those that are their workload's no more |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
 //! | `ports` | the port of each service on gateways |
 //! | `power_readings` | the measured power of GPUs |
@@ -81,6 +81,7 @@ mod ports;
 mod power_readings;
 mod pricing;
 mod priority;
+mod released_pods;
 mod resource_claim;
 mod rollout;
 mod scale_target;

@@ -13,6 +13,7 @@ use bursar_core::pricing::{ResourceAmounts, is_gpu, is_unknown_accelerator};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
 use crate::{pod_mark, pod_resources};
@@ -58,18 +59,21 @@ pub(crate) fn has_finalizer(pod: &Pod, finalizer: &str) -> bool {
         .any(|each| each == finalizer)
 }
 
+/// The pod's controller, if it has one.
+pub(crate) fn controller(pod: &Pod) -> Option<&OwnerReference> {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
+}
+
 /// The UID of the pod's controller, if it has one.
 pub(crate) fn maker(pod: &Pod) -> Option<&str> {
-    let mut owners = pod.metadata.owner_references.iter().flatten();
-    let owner = owners.find(|owner| owner.controller == Some(true))?;
-    Some(&owner.uid)
+    controller(pod).map(|owner| &*owner.uid)
 }
 
 /// The owner of the pod, as `Kind/name`: its controller, for a ReplicaSet the Deployment behind it,
 /// or the pod itself.
 pub(crate) fn owner(pod: &Pod) -> String {
-    let mut owners = pod.metadata.owner_references.iter().flatten();
-    let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else {
+    let Some(owner) = controller(pod) else {
         return format!("Pod/{}", pod.name_any());
     };
     let deployment = label(pod, "pod-template-hash")

@@ -107,16 +107,18 @@ pub(crate) async fn run<T: TargetWork, F: Future<Output: IntoIterator<Item = Cac
     }
 }
 
-/// Does all that is due, one after the other.
+/// Does all that is due, one after the other. Returns what the model is to be told.
 #[cfg(test)]
-pub(crate) async fn run_due<T: TargetWork, F: Future>(
+pub(crate) async fn run_due<T: TargetWork, F: Future<Output: IntoIterator<Item = CacheChange>>>(
     targets: &T,
     perform: impl Fn(T::Work) -> F,
     now: Timestamp,
-) {
+) -> Vec<CacheChange> {
+    let mut told = Vec::new();
     while let Some(work) = targets.take_read(now).or_else(|| targets.take_pod(now)) {
-        perform(work).await;
+        told.extend(perform(work).await);
     }
+    told
 }
 
 /// A time so long after another.

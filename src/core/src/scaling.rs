@@ -1,11 +1,13 @@
 //! Replicas from demand: each signal over its target, the largest wins, and the windows that keep
 //! it steady.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::budget::RunningCost;
 use crate::limit::LimitedBy;
-use crate::model::Name;
+
 use crate::pod_set::PodSet;
 
 mod behavior;
@@ -115,7 +117,7 @@ pub struct Service {
     /// How long nothing may happen before it goes to its minimum.
     pub idle_after: SignedDuration,
     /// Why demand changes nothing, if it does not.
-    pub paused: Option<Name>,
+    pub paused: Option<Arc<str>>,
     /// Whether requests wake it.
     pub activation: Activation,
     /// Requests waiting and running on its replicas.

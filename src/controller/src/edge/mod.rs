@@ -178,6 +178,12 @@ impl Edge {
         let namespaces = context.scale_targets.take_namespaces();
         if !namespaces.is_empty() {
             self.pods.note_unlabelled(&context, &namespaces, now);
+            for namespace in &namespaces {
+                let adopted = context.scale_targets.take_adopted(namespace);
+                let adopted = adopted.into_iter();
+                self.changed
+                    .extend(adopted.map(|key| (CachedKind::InferenceDeployment, key)));
+            }
         }
         let namespaces = context.job_targets.take_namespaces();
         if !namespaces.is_empty() {
@@ -374,7 +380,7 @@ impl Edge {
                     Some(at) => self.emptied.insert(key.clone(), at),
                     None => self.emptied.remove(key),
                 };
-                if known != emptied {
+                if known != emptied || object.is_none() {
                     self.observe_pods_of(context, &subject);
                 }
                 if let Some(object) = object.as_deref().filter(|_| target.is_some()) {
@@ -463,6 +469,9 @@ impl Edge {
                     }
                 }
                 self.observe_target(batch, key);
+                if object.is_none() {
+                    self.observe_pods_of(context, &subject);
+                }
                 self.load_subject(batch, &subject);
                 batch.owns_otherwise(subject);
                 object.is_some()

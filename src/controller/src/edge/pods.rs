@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use super::claims::ClaimIndex;
 use super::placement::{node_selector, placement};
 use super::{Batch, objects};
-use crate::cache::cached;
+use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::evictions::is_out_of_control;
 use crate::gpu_allocation::GpuAllocations;
@@ -24,6 +24,7 @@ use crate::lock::lock;
 use crate::object_key::ObjectKey;
 use crate::pod;
 use crate::pod_resources::{occupied, requests};
+use crate::released_pods::is_released;
 
 /// What the model was told of pods.
 #[derive(Default)]
@@ -173,11 +174,23 @@ impl PodEdge {
         let has_claims = with_claims.is_some();
         batch.claims.set(&context.stores, key, with_claims);
         let uid: Option<Name> = pod.as_deref().map(|pod| pod::uid(pod).into());
+        let is_there =
+            |pod: &Key, uid: &str| self.uids.get(pod).is_some_and(|known| **known == *uid);
+        let is_released = (pod.as_deref()).is_some_and(|pod| is_released(context, pod, is_there));
+        if let Some(at) = context.released_pods.note(key, is_released, now) {
+            self.again.insert((at, key.clone()));
+        }
         let known = match &uid {
             Some(uid) => self.uids.insert(key.clone(), uid.clone()),
             None => self.uids.remove(key),
         };
         if let Some(former) = known.filter(|known| uid.as_ref() != Some(known)) {
+            // nobody will use the workers that it led
+            for workload in &change.workloads {
+                let pods = lock(&context.index).pods_of(&context.stores.pods, workload);
+                let led = pods.iter().filter(|pod| pod::leader(pod) == Some(&*former));
+                self.again.extend(led.map(|pod| (now, key_of(&**pod))));
+            }
             batch.push(Event::Pod(former.clone(), None));
             batch.push(Event::Gateway(former, None));
         }

@@ -83,7 +83,7 @@ impl WorkloadReader<'_> {
             // nothing is decided before it was read
             Some(_) => {
                 let targets = &self.context.scale_targets;
-                targets.note_recorded(key, is_recorded, self.now);
+                targets.note_recorded(key, is_recorded);
                 Some(self.context.scale_targets.view(key)?)
             }
             None => None,
@@ -181,7 +181,7 @@ impl WorkloadReader<'_> {
             .as_ref()
             .is_some_and(|service| service.spec.target_ref.is_some())
         {
-            let is_recorded = service.as_deref().is_some_and(scale_target::is_recorded);
+            let is_recorded = service.as_deref().is_some_and(scale_target::was_adopted);
             let view = self.context.scale_targets.view(key);
             let value = view.map(|view| view.deployment(is_recorded));
             return Event::Deployment(key.clone(), value);

@@ -117,7 +117,7 @@ async fn write_service(
     }
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
-    let target = scale_target::status::parts(context, subject.key(), &object, now);
+    let target = scale_target::status::parts(context, subject.key(), &object);
     let deployment = cached(&context.stores.deployments, subject.key());
     let deployment = deployment.filter(|_| object.spec.target_ref.is_none());
     let creation_failure = deployment.and_then(|found| health::pod_creation_failure(&found));

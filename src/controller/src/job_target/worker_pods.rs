@@ -30,12 +30,12 @@ pub(crate) async fn run(
     target_work::run(&context.job_targets, perform, changes, &clock).await;
 }
 
-/// Does all that is due, one after the other.
+/// Does all that is due, one after the other. Returns what the model is to be told.
 #[cfg(test)]
-pub(crate) async fn run_due(context: &Context, now: Timestamp) {
+pub(crate) async fn run_due(context: &Context, now: Timestamp) -> Vec<CacheChange> {
     let clock = || now;
     let perform = |work| perform(context, work, &clock);
-    target_work::run_due(&context.job_targets, perform, now).await;
+    target_work::run_due(&context.job_targets, perform, now).await
 }
 
 /// Does a piece of work; returns what the model is to be told.

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::json;
 
-use super::{ScaleTarget, is_recorded, release, status};
+use super::{ScaleTarget, is_recorded, release, status, was_adopted};
 use crate::api_calls::{ApiError, Unapplied, with_timeout};
 use crate::context::Context;
 use crate::executor::ServiceChange;
@@ -60,7 +60,7 @@ pub(crate) async fn apply(
         // whoever else scales it: what there is no money for goes, and demand takes nothing away meanwhile
         (Err(error), Some(change)) => {
             let target = view.and_then(|view| view.target);
-            let target = target.filter(|_| !change.grows() && is_recorded(object));
+            let target = target.filter(|_| !change.grows() && was_adopted(object));
             let Some(target) = target else {
                 return Err(Unapplied::before_order(error));
             };

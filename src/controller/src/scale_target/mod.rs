@@ -10,7 +10,7 @@
 //! | [`read`] | one read of a target: its template, its replicas, who else scales it |
 //! | [`service`] | the Service of a `serviceRef` |
 //! | [`pod_maker`], [`makers`] | what made a pod, and what made that: read, and remembered |
-//! | [`emptied`] | which pods have outlived that their target was told to have none |
+//! | [`emptied`] | since when a target has no replicas, and whether its pods should have ended |
 //! | [`replica_pods`] | the pods of a target get the labels of replicas |
 //! | [`apply`] | orders, and the gateways' endpoints |
 //! | [`release`] | replicas are given back |
@@ -42,5 +42,5 @@ mod view;
 pub(crate) use autoscalers::Autoscalers;
 pub(crate) use registry::ScaleTargets;
 pub(crate) use status::NOT_LABELLED;
-pub(crate) use target::{ScaleTarget, TargetProblem, is_recorded};
+pub(crate) use target::{ScaleTarget, TargetProblem, is_recorded, was_adopted};
 pub(crate) use view::TargetView;

@@ -15,13 +15,12 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::sync::Notify;
 
-use super::emptied::Emptied;
 use super::pod_maker::MadeBy;
 use super::pod_owner::{Maker, PodOwner, created, made_by, unlabelled};
 use super::read::{Reading, Wanted};
 use super::state::{Entry, State, UnlabelledPod, target_key};
 use super::view::TargetView;
-use super::{ScaleTarget, is_recorded};
+use super::{ScaleTarget, TargetProblem, is_recorded};
 use crate::api_calls::ApiError;
 use crate::cache::key_of;
 use crate::lock::lock;
@@ -102,19 +101,7 @@ impl ScaleTargets {
                 let target = target_key(&key.namespace, &wanted.target);
                 let services = state.by_target.entry(target).or_default();
                 services.insert((created, key.clone()));
-                let entry = Entry {
-                    wanted,
-                    created,
-                    read: None,
-                    is_adopted: false,
-                    adopting_since: now,
-                    emptied: Emptied::default(),
-                    missing: 0,
-                    next_read: now,
-                    is_reading: false,
-                    is_outdated: false,
-                    failing_since: None,
-                };
+                let entry = Entry::new(wanted, created, now);
                 let front = entry.wanted.service.as_ref();
                 let front = front.map(|front| front.name.clone());
                 state.services.insert(key.clone(), entry);
@@ -165,6 +152,9 @@ impl ScaleTargets {
         if let Some(target) = entry.and_then(|entry| entry.read.as_mut()?.target.as_mut()) {
             Arc::make_mut(target).state.replicas = replicas;
         }
+        if let Some(entry) = state.services.get_mut(key) {
+            entry.emptied.note_replicas(replicas == 0, now);
+        }
         state.schedule_read(key, after(now, SETTLE));
         drop(state);
         self.added.notify_one();
@@ -203,10 +193,10 @@ impl ScaleTargets {
             uid: pod::uid(pod).into(),
             controller,
             created,
-            since: now,
             due: now,
             failures: 0,
-            failure: String::new(),
+            refused: None,
+            is_given_up: false,
         };
         state.pods.insert(key.clone(), pod);
         state.due_pods.insert((now, key.clone()));
@@ -232,12 +222,22 @@ impl ScaleTargets {
 
     /// Takes whether it is on record what the target of a service gets back. With the labels of its pods that
     /// makes it adopted, and it remains so.
-    pub(crate) fn note_recorded(&self, key: &Key, is_recorded: bool, now: Timestamp) {
+    pub(crate) fn note_recorded(&self, key: &Key, is_recorded: bool) {
         let mut state = lock(&self.state);
-        let is_adopted = is_recorded && state.has_all_labels(key, now);
         if let Some(entry) = state.services.get_mut(key) {
-            entry.is_adopted |= is_adopted;
+            entry.is_recorded = is_recorded;
         }
+        state.adopt(key);
+    }
+
+    /// Takes that a pod of a namespace holds no adoption up any more. Returns the services whose targets are adopted by
+    /// that.
+    pub(crate) fn take_adopted(&self, namespace: &Name) -> Vec<Key> {
+        let mut state = lock(&self.state);
+        let waiting = state.in_namespace(namespace);
+        let waiting = waiting.filter(|(_, entry)| entry.is_recorded && !entry.is_adopted);
+        let waiting: Vec<Key> = waiting.map(|(key, _)| key.clone()).collect();
+        waiting.into_iter().filter(|key| state.adopt(key)).collect()
     }
 
     /// Whether the target of a service takes so long to be adopted that what is to stop for want of money waits
@@ -249,10 +249,11 @@ impl ScaleTargets {
     }
 
     /// A pod of the target of a service that cannot be given the labels, and why.
-    pub(super) fn given_up(&self, key: &Key, now: Timestamp) -> Option<(Key, String)> {
+    pub(super) fn given_up(&self, key: &Key) -> Option<(Key, String)> {
         let state = lock(&self.state);
-        let (pod, found) = state.given_up(key, now)?;
-        Some((pod.clone(), found.failure.clone()))
+        let (pod, found) = state.given_up(key)?;
+        let (_, why) = found.refused.clone()?;
+        Some((pod.clone(), why))
     }
 
     /// Labelled pods of a service that were made before this should have ended: their target had no replicas since,
@@ -292,6 +293,8 @@ impl ScaleTargets {
         entry.is_reading = false;
         let is_current = entry.wanted == *wanted && !entry.is_outdated;
         let is_missing = reading.target.is_none();
+        let problem = reading.problem.as_ref();
+        let was_answered = problem.is_none_or(TargetProblem::stands);
         entry.missing = match is_missing {
             true => entry.missing.saturating_add(1),
             false => 0,
@@ -309,12 +312,14 @@ impl ScaleTargets {
         if is_new {
             entry.read = Some(view.clone());
         }
-        let outlived = is_wanted && entry.emptied.note(&view, now);
+        // one that something has happened since says nothing of now
+        let says_now = is_wanted && is_current && was_answered;
+        let ends_otherwise = says_now && entry.emptied.note(&view, now);
         state.reads.insert((next, key.clone()));
         if is_new {
             state.note_change(key, before, &view, now);
         }
-        is_new || outlived
+        is_new || ends_otherwise
     }
 
     /// Takes who made what a pod is made by.
@@ -335,22 +340,28 @@ impl ScaleTargets {
         *state.releases.entry(key.clone()).or_insert(now)
     }
 
-    /// A pod could not be labelled, or what made it not be read: it is tried again later. Returns the services whose
-    /// targets may be adopted without it from now on.
-    pub(super) fn note_failure(&self, pod: &Key, error: &ApiError, now: Timestamp) -> Vec<Key> {
+    /// A pod could not be labelled, or what made it not be read: it is tried again later. What others have written
+    /// meanwhile, and a target or a finalizer that is not there yet, are no refusals. Returns whose pod it is, if it is
+    /// given up by this.
+    pub(super) fn note_failure(&self, pod: &Key, error: &ApiError, now: Timestamp) -> Option<Key> {
         let mut state = lock(&self.state);
-        let Some(found) = state.pods.get_mut(pod) else {
-            return Vec::new();
-        };
-        let was_given_up = found.is_given_up(now);
+        let found = state.pods.get_mut(pod)?;
         let wait = retry_wait(found.failures);
         found.failures = found.failures.saturating_add(1);
-        found.failure = bounded_text(&error.to_string());
-        let is_given_up = found.is_given_up(now) && !was_given_up;
+        let is_refusal = !error.is_stale() && !matches!(error, ApiError::NotScalable { .. });
+        let was_given_up = found.is_given_up;
+        if is_refusal {
+            let since = found.refused.as_ref().map_or(now, |(since, _)| *since);
+            found.refused = Some((since, bounded_text(&error.to_string())));
+            found.is_given_up |= now >= after(since, OWNER_TIMEOUT);
+        }
+        let is_new = found.is_given_up && !was_given_up;
+        let controller = found.controller.clone();
         state.schedule_pod(pod, after(now, wait));
-        let waiting = state.in_namespace(&pod.namespace);
-        let waiting = waiting.filter(|(_, entry)| is_given_up && !entry.is_adopted);
-        waiting.map(|(key, _)| key.clone()).collect()
+        match state.owner(&pod.namespace, &controller) {
+            PodOwner::Replica(service) if is_new => Some(service),
+            _ => None,
+        }
     }
 }
 

@@ -145,6 +145,7 @@ async fn remove_labels(
     };
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
+    let mut first_error = None;
     for pod in pods {
         // a worker gets no requests
         let serving = match pod::leader(&pod) {
@@ -163,10 +164,11 @@ async fn remove_labels(
         let patched = api.patch_metadata(&name, &params, &patch);
         match with_timeout("patch pod", patched).await {
             Ok(_) | Err(ApiError::Gone { .. }) => {}
-            Err(error) => return Err(error),
+            // one that another policy refuses keeps none of the others
+            Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    Ok(())
+    first_error.map_or(Ok(()), Err)
 }
 
 async fn selects_serving(

@@ -14,6 +14,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::core::{Selector, SelectorExt};
 use serde_json::json;
 
+use super::pod_owner::Maker;
 use super::registry::Work;
 use super::{is_recorded, pod_maker, read};
 use crate::api_calls::{ApiError, with_timeout};
@@ -31,12 +32,12 @@ pub(crate) async fn run(
     target_work::run(&context.scale_targets, perform, changes, &clock).await;
 }
 
-/// Does all that is due, one after the other.
+/// Does all that is due, one after the other. Returns what the model is to be told.
 #[cfg(test)]
-pub(crate) async fn run_due(context: &Context, now: Timestamp) {
+pub(crate) async fn run_due(context: &Context, now: Timestamp) -> Vec<CacheChange> {
     let clock = || now;
     let perform = |work| perform(context, work, &clock);
-    target_work::run_due(&context.scale_targets, perform, now).await;
+    target_work::run_due(&context.scale_targets, perform, now).await
 }
 
 /// Does a piece of work; returns what the model is to be told.
@@ -47,27 +48,16 @@ async fn perform(
 ) -> Vec<CacheChange> {
     let of_service = |key: Key| CacheChange::Object(CachedKind::InferenceDeployment, key);
     let targets = &context.scale_targets;
-    match &work {
+    let (namespace, given_up) = match work {
         Work::Read(key, wanted) => {
             let calls = (&context.client, &context.autoscalers);
-            let reading = read::read(calls, wanted, clock()).await;
-            let is_new = targets.note_read(key, wanted, reading, clock());
-            let read = is_new.then(|| of_service(key.clone()));
-            read.into_iter().collect()
+            let reading = read::read(calls, &wanted, clock()).await;
+            let is_new = targets.note_read(&key, &wanted, reading, clock());
+            return is_new.then(|| of_service(key)).into_iter().collect();
         }
         Work::ReadMaker { pod, maker, uid } => {
-            let found = pod_maker::made_by(&context.client, &pod.namespace, (maker, uid)).await;
-            match found {
-                Ok(Some(made_by)) => targets.note_maker(pod, uid, made_by, clock()),
-                // it may get an owner later, so this is not remembered
-                Ok(None) => disown(context, pod),
-                Err(error) => {
-                    warn(pod, &error, "whose a pod is cannot be read");
-                    let adopted = note_failure(context, pod, &error, clock());
-                    return adopted.into_iter().map(of_service).collect();
-                }
-            }
-            Vec::new()
+            let given_up = read_maker(context, &pod, (&maker, &uid), clock).await;
+            (pod.namespace, given_up)
         }
         Work::Label {
             pod,
@@ -75,22 +65,57 @@ async fn perform(
             service,
             leader,
         } => {
-            match label(context, (pod, uid), service, leader.as_ref()).await {
-                Ok(true) => {}
-                Ok(false) => disown(context, pod),
-                Err(error) => {
-                    if !error.is_stale() {
-                        warn(pod, &error, "a replica cannot be labelled");
-                    }
-                    let adopted = note_failure(context, pod, &error, clock());
-                    return adopted.into_iter().map(of_service).collect();
-                }
-            }
-            Vec::new()
+            let labelled = label(context, (&pod, &uid), &service, leader.as_ref()).await;
+            let given_up = note_labelled(context, &pod, labelled, clock());
+            (pod.namespace, given_up)
         }
         Work::Disown(namespace) => {
-            sync_unmanaged(&context.ledger_triggers, namespace);
-            Vec::new()
+            sync_unmanaged(&context.ledger_triggers, &namespace);
+            (namespace, None)
+        }
+    };
+    let told = targets.take_adopted(&namespace).into_iter();
+    told.chain(given_up).map(of_service).collect()
+}
+
+/// Reads who made what a pod is made by. Returns the service whose pod is given up by this.
+async fn read_maker(
+    context: &Context,
+    pod: &Key,
+    (maker, uid): (&Maker, &Name),
+    clock: &impl Fn() -> Timestamp,
+) -> Option<Key> {
+    let targets = &context.scale_targets;
+    match pod_maker::made_by(&context.client, &pod.namespace, (maker, uid)).await {
+        Ok(Some(made_by)) => targets.note_maker(pod, uid, made_by, clock()),
+        // it may get an owner later, so this is not remembered
+        Ok(None) => disown(context, pod),
+        Err(error) => {
+            warn(pod, &error, "whose a pod is cannot be read");
+            return note_failure(context, pod, &error, clock());
+        }
+    }
+    None
+}
+
+/// Takes what became of the labels of a pod. Returns the service whose pod is given up by this.
+fn note_labelled(
+    context: &Context,
+    pod: &Key,
+    labelled: Result<bool, ApiError>,
+    now: Timestamp,
+) -> Option<Key> {
+    match labelled {
+        Ok(true) => None,
+        Ok(false) => {
+            disown(context, pod);
+            None
+        }
+        Err(error) => {
+            if !error.is_stale() {
+                warn(pod, &error, "a replica cannot be labelled");
+            }
+            note_failure(context, pod, &error, now)
         }
     }
 }
@@ -101,12 +126,12 @@ fn disown(context: &Context, pod: &Key) {
     sync_unmanaged(&context.ledger_triggers, &pod.namespace);
 }
 
-/// A pod is tried again later, and may be charged to nobody's workload meanwhile. Returns the services whose targets
-/// may be adopted without it.
-fn note_failure(context: &Context, pod: &Key, error: &ApiError, now: Timestamp) -> Vec<Key> {
-    let adopted = context.scale_targets.note_failure(pod, error, now);
+/// A pod is tried again later, and may be charged to nobody's workload meanwhile. Returns the service whose pod is given
+/// up by this.
+fn note_failure(context: &Context, pod: &Key, error: &ApiError, now: Timestamp) -> Option<Key> {
+    let given_up = context.scale_targets.note_failure(pod, error, now);
     sync_unmanaged(&context.ledger_triggers, &pod.namespace);
-    adopted
+    given_up
 }
 
 /// Gives a pod the labels of a replica, or of a worker of the one that `leader` leads, once its service has the

@@ -17,7 +17,7 @@ use super::read::{Reading, Wanted};
 use super::service::ServiceProblem;
 use super::target::{ScaleTarget, TargetProblem};
 use super::view::TargetView;
-use crate::target_work::{OWNER_TIMEOUT, after};
+use crate::target_work::after;
 
 /// A target that was read before goes on counting for this long while reads fail.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -33,6 +33,8 @@ pub(super) struct Entry {
     /// What was read; `None` before the first time.
     pub(super) read: Option<TargetView>,
     pub(super) is_adopted: bool,
+    /// It is on record what it gets back.
+    pub(super) is_recorded: bool,
     /// Since when it is to be adopted, or to be adopted again.
     pub(super) adopting_since: Timestamp,
     /// When it had no pods to make.
@@ -52,20 +54,12 @@ pub(super) struct UnlabelledPod {
     pub(super) uid: Name,
     pub(super) controller: Controller,
     pub(super) created: Timestamp,
-    /// Since when it is known.
-    pub(super) since: Timestamp,
     pub(super) due: Timestamp,
     pub(super) failures: u32,
-    /// Why it was not labelled, or what made it not read.
-    pub(super) failure: String,
-}
-
-impl UnlabelledPod {
-    /// Whether it has failed for so long that its target is adopted without it: budgets count it as a pod of no
-    /// workload.
-    pub(super) fn is_given_up(&self, now: Timestamp) -> bool {
-        self.failures > 0 && now >= after(self.since, OWNER_TIMEOUT)
-    }
+    /// Since when the API server refuses to have it labelled, or to say who made what made it, and the last answer.
+    pub(super) refused: Option<(Timestamp, String)>,
+    /// It was refused for so long that its target is adopted without it: budgets count it as a pod of no workload.
+    pub(super) is_given_up: bool,
 }
 
 #[derive(Debug, Default)]
@@ -151,7 +145,11 @@ impl State {
 
     pub(super) fn owner(&self, namespace: &Name, controller: &Controller) -> PodOwner {
         let replica_of = |uid: &Name, through: Option<&MadeBy>| {
-            let target = self.by_uid.get(uid)?;
+            // a pod may claim an owner in another namespace
+            let target = self
+                .by_uid
+                .get(uid)
+                .filter(|target| target.0 == *namespace)?;
             let service = self.oldest(target)?;
             let read = self.services.get(service)?.read.as_ref()?;
             // what is made while it must not be scaled is nobody's, and budgets may evict it
@@ -200,7 +198,7 @@ impl State {
     }
 
     /// Whether no pod of its namespace may be a replica of a service and waits for the labels.
-    pub(super) fn has_all_labels(&self, key: &Key, now: Timestamp) -> bool {
+    pub(super) fn has_all_labels(&self, key: &Key) -> bool {
         let mut pods = pods_in(&self.pods, &key.namespace);
         let is_known = self
             .services
@@ -211,16 +209,27 @@ impl State {
             PodOwner::Other | PodOwner::Unknown => true,
             PodOwner::Made(_) => false,
         };
-        let mut waits_for_none = || pods.all(|(_, pod)| pod.is_given_up(now) || is_others(pod));
+        let mut waits_for_none = || pods.all(|(_, pod)| pod.is_given_up || is_others(pod));
         is_known && !self.to_scan.contains(&key.namespace) && waits_for_none()
     }
 
+    /// Takes a target as adopted once it is on record and no pod holds that up; it remains so. Returns whether it is by
+    /// this.
+    pub(super) fn adopt(&mut self, key: &Key) -> bool {
+        let waits = |entry: &Entry| entry.is_recorded && !entry.is_adopted;
+        let is_adopted = self.services.get(key).is_some_and(waits) && self.has_all_labels(key);
+        if let Some(entry) = self.services.get_mut(key).filter(|_| is_adopted) {
+            entry.is_adopted = true;
+        }
+        is_adopted
+    }
+
     /// A pod of the target of a service that does not get the labels, and why.
-    pub(super) fn given_up(&self, key: &Key, now: Timestamp) -> Option<(&Key, &UnlabelledPod)> {
+    pub(super) fn given_up(&self, key: &Key) -> Option<(&Key, &UnlabelledPod)> {
         let mut pods = pods_in(&self.pods, &key.namespace);
         pods.find(|(_, pod)| {
             let owner = || self.owner(&key.namespace, &pod.controller);
-            pod.is_given_up(now) && owner() == PodOwner::Replica(key.clone())
+            pod.is_given_up && owner() == PodOwner::Replica(key.clone())
         })
     }
 
@@ -349,6 +358,24 @@ impl State {
 }
 
 impl Entry {
+    /// One that is yet to be read.
+    pub(super) fn new(wanted: Wanted, created: Timestamp, now: Timestamp) -> Self {
+        Self {
+            wanted,
+            created,
+            read: None,
+            is_adopted: false,
+            is_recorded: false,
+            adopting_since: now,
+            emptied: Emptied::default(),
+            missing: 0,
+            next_read: now,
+            is_reading: false,
+            is_outdated: false,
+            failing_since: None,
+        }
+    }
+
     /// What is known after a read. While reads fail for want of an answer, the last target counts for a
     /// while.
     pub(super) fn next_view(&mut self, reading: Reading, now: Timestamp) -> TargetView {
@@ -427,5 +454,57 @@ impl State {
         // a ReplicaSet may have been adopted by the Deployment of the new UID
         self.makers.forget(&key.namespace);
         self.to_scan.insert(key.namespace.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pod_owner::Maker;
+    use super::*;
+
+    #[test]
+    fn a_pod_is_no_replica_of_a_target_in_another_namespace() {
+        let target: TargetKey = (
+            "theirs".into(),
+            "apps".to_owned(),
+            "StatefulSet".to_owned(),
+            "old".to_owned(),
+        );
+        let service = Key::new("theirs", "chat");
+        let wanted = Wanted {
+            namespace: "theirs".to_owned(),
+            target: TargetRef {
+                api_version: "apps/v1".to_owned(),
+                kind: "StatefulSet".to_owned(),
+                name: "old".to_owned(),
+            },
+            service: None,
+            engine_port: None,
+        };
+        let mut state = State::default();
+        let created = Timestamp::UNIX_EPOCH;
+        let services = BTreeSet::from([(created, service.clone())]);
+        state.by_target.insert(target.clone(), services);
+        state.by_uid.insert("uid".into(), target);
+        let entry = Entry {
+            read: Some(TargetView {
+                target: None,
+                problem: None,
+                is_adopted: false,
+            }),
+            ..Entry::new(wanted, created, created)
+        };
+        state.services.insert(service.clone(), entry);
+        let controller = Controller {
+            uid: "uid".into(),
+            maker: Some(Maker {
+                kind: MakerKind::StatefulSet,
+                name: "old".to_owned(),
+            }),
+            pod: "old-7".to_owned(),
+        };
+        let owner = |namespace: &str| state.owner(&namespace.into(), &controller);
+        assert_eq!(owner("theirs"), PodOwner::Replica(service.clone()));
+        assert_eq!(owner("ours"), PodOwner::Other);
     }
 }

@@ -12,7 +12,6 @@ use bursar_api::inference::{MAX_TARGET_LABELS, TargetStatus};
 use bursar_api::names::SERVING_LABEL;
 use bursar_api::template::containers;
 use bursar_core::model::Key;
-use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{ScaleTarget, TargetProblem, TargetView};
@@ -38,12 +37,7 @@ pub(crate) struct TargetParts {
 }
 
 /// What the status of an InferenceDeployment says of its target; nothing without one.
-pub(crate) fn parts(
-    context: &Context,
-    key: &Key,
-    object: &InferenceDeployment,
-    now: Timestamp,
-) -> TargetParts {
+pub(crate) fn parts(context: &Context, key: &Key, object: &InferenceDeployment) -> TargetParts {
     let Some(reference) = &object.spec.target_ref else {
         return TargetParts::default();
     };
@@ -63,7 +57,7 @@ pub(crate) fn parts(
     let target = view.target.as_deref();
     let failure = target.and_then(|target| target.state.creation_failure.as_ref());
     let pods = PodsWithoutControl {
-        unlabelled: context.scale_targets.given_up(key, now),
+        unlabelled: context.scale_targets.given_up(key),
         remaining: remaining(context, key),
     };
     TargetParts {
@@ -81,15 +75,12 @@ pub(crate) fn parts(
 struct PodsWithoutControl {
     /// One that cannot be given the labels of a replica, and why.
     unlabelled: Option<(Key, String)>,
-    /// Those that have outlived that their target had no replicas.
+    /// Those that are the target's no more, or do not end with it.
     remaining: usize,
 }
 
-/// How many pods of a service have outlived that its target had no replicas.
+/// How many pods of a service go on that are its target's no more, or do not end with it.
 fn remaining(context: &Context, key: &Key) -> usize {
-    if context.scale_targets.emptied(key).is_none() {
-        return 0;
-    }
     let workload = ObjectKey::Service(key.clone()).workload();
     let pods =
         workload.map(|workload| lock(&context.index).pods_of(&context.stores.pods, &workload));
@@ -161,7 +152,7 @@ fn conditions(
             (target.status, target.reason) = (Some(false), target_ready::PODS_REMAIN);
         }
         target.message = format!(
-            "{}; {} pods go on that it had when it was told to have none, so they are its own no more: they are charged, and a budget that is exhausted stops them only by unmanaged: Evict, as pods of no workload",
+            "{}; {} pods with its labels go on that are its own no more, or that it does not end: they are charged, and a budget that is exhausted stops them only by unmanaged: Evict, as pods of no workload",
             target.message, pods.remaining
         );
     }

@@ -59,6 +59,13 @@ pub(crate) fn is_recorded(object: &InferenceDeployment) -> bool {
     finalizers.any(|each| each == TARGET_FINALIZER)
 }
 
+/// Whether the target of an InferenceDeployment was adopted, though somebody may have taken its finalizer off since.
+pub(crate) fn was_adopted(object: &InferenceDeployment) -> bool {
+    let status = object.status.as_ref();
+    let target = status.and_then(|status| status.target.as_ref());
+    is_recorded(object) || target.is_some_and(|target| target.replicas_before.is_some())
+}
+
 /// Why a target is not scaled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TargetProblem {

@@ -6,6 +6,8 @@ use bursar_api::names::{
 };
 use bursar_api::{BudgetPolicy, InferenceDeployment};
 use bursar_apitest::faults::{Faults, WriteFault};
+use bursar_core::budget::EVICTION_NOTICE;
+use bursar_core::model::Key;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jiff::SignedDuration;
@@ -14,12 +16,14 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::leader::{Leader, View};
 use super::sweep::{Stage, every_crash, undisturbed};
+use super::world::NAMESPACE;
+use crate::cache::{CacheChange, CachedKind};
 use crate::pod;
 
 const GATEWAY: &str = "gateway";
@@ -582,8 +586,8 @@ async fn gateways_join_no_service_of_other_pods_and_none_that_has_some() {
 #[tokio::test]
 async fn a_budget_stops_a_target_whose_pods_cannot_be_labelled() {
     let mut stage = adopted("Deployment", 1).await;
-    let refused = Some(WriteFault::Contended);
-    stage.leader.faults.set_write_fault("pods", refused);
+    let contended = Some(WriteFault::Contended);
+    stage.leader.faults.set_write_fault("pods", contended);
     stage.world.requests = 8;
     stage.seconds(5).await;
     assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopting"));
@@ -595,84 +599,181 @@ async fn a_budget_stops_a_target_whose_pods_cannot_be_labelled() {
 #[tokio::test]
 async fn a_pod_that_cannot_be_labelled_holds_its_target_up_for_seconds_and_is_named() {
     let mut stage = adopted("Deployment", 0).await;
+    stage.is_refused = true;
     stage.world.requests = 8;
     stage.world.turn().await;
-    let stuck = stage.world.pods().iter().map(ResourceExt::name_any).max();
-    let stuck = stuck.unwrap();
+    let stuck = names(&stage).into_iter().max().unwrap();
     let object = format!("pods/{stuck}");
-    let refused = Some(WriteFault::Contended);
+    let refused = Some(WriteFault::Refused);
     stage.leader.faults.set_write_fault(&object, refused);
     stage.seconds(5).await;
-    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopting"));
-    stage.seconds(25).await;
+    let chat = Key::new(NAMESPACE, "chat");
+    let mut was_told = false;
+    for _ in 0..25 {
+        let is_waiting = reason(&stage, "TargetReady").as_deref() == Some("Adopting");
+        stage.seconds(1).await;
+        let is_adopted = reason(&stage, "TargetReady").as_deref() == Some("Adopted");
+        if is_waiting && is_adopted {
+            let change = CacheChange::Object(CachedKind::InferenceDeployment, chat.clone());
+            was_told = stage.leader.told.contains(&change);
+        }
+    }
+    assert!(was_told, "nobody would look otherwise");
     let (status, why, message) = condition(&stage, "chat", "TargetReady").unwrap();
     assert_eq!((&*status, &*why), ("True", "Adopted"), "{message}");
     assert!(message.contains(&stuck), "{message}");
-    assert!(message.contains("label replica"), "{message}");
+    assert!(message.contains("refused"), "{message}");
     stage.world.requests = 0;
     stage.seconds(40).await;
     assert_eq!(replicas(&stage), 0, "it is scaled without that one");
-    stage.leader.faults.set_write_fault(&object, None);
 }
 
-/// Takes the owners away from some pods, as whoever deletes what made them with `--cascade=orphan`.
-async fn orphan(stage: &Stage, pods: &[String]) {
+#[tokio::test]
+async fn pods_that_wait_for_the_finalizer_are_not_given_up() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.requests = 8;
+    stage.world.create::<Deployment>(workload(2)).await;
+    create_front(&stage).await;
+    stage.seconds(10).await;
+    let contended = Some(WriteFault::Contended);
+    let faults = &stage.leader.faults;
+    faults.set_write_fault("inferencedeployments", contended);
+    let mut chat = adopting("Deployment", 1);
+    chat["spec"]["maxReplicas"] = json!(1);
+    stage.world.create::<InferenceDeployment>(chat).await;
+    stage.seconds(30).await;
+    let faults = &stage.leader.faults;
+    faults.set_write_fault("inferencedeployments", None);
+    for _ in 0..90 {
+        let pods = stage.world.pods();
+        let is_labelled = |pod: &Pod| pod.labels().contains_key(WORKLOAD_LABEL);
+        let (before, are_known) = (replicas(&stage), pods.iter().all(is_labelled));
+        stage.seconds(1).await;
+        if replicas(&stage) < before {
+            assert!(are_known, "what nobody knows goes without a drain");
+        }
+    }
+    assert_eq!(replicas(&stage), 1);
+    assert_eq!(stage.world.cut, [""; 0], "it was drained");
+}
+
+/// Sets the owners of some pods; none for `null`, as whoever deletes what made them with `--cascade=orphan`.
+async fn set_owners(stage: &Stage, pods: &[String], owners: Value) {
     let api = stage.world.api::<Pod>();
-    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": owners}}));
     for name in pods {
         let params = PatchParams::default();
         api.patch(name, &params, &patch).await.unwrap();
     }
 }
 
-#[tokio::test]
-async fn pods_that_outlive_their_target_are_named_and_evicted_without_money() {
-    let mut stage = adopted("Deployment", 2).await;
-    stage.world.requests = 8;
-    stage.seconds(12).await;
-    let orphans: Vec<String> = names(&stage);
-    assert_eq!(orphans.len(), 2);
-    minutes(&mut stage, 2).await;
-    orphan(&stage, &orphans).await;
+/// A budget that evicts pods of no workload, with no money.
+async fn exhaust(stage: &Stage) {
     let spec = json!({"limit": "0.001", "period": "Monthly", "unmanaged": "Evict"});
     let budget = json!({"metadata": {"name": "team"}, "spec": spec});
     stage.world.create::<BudgetPolicy>(budget).await;
+}
+
+#[tokio::test]
+async fn pods_that_were_taken_away_from_their_target_are_named_and_evicted_without_money() {
+    let mut stage = adopted("Deployment", 2).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let orphans = names(&stage);
+    assert_eq!(orphans.len(), 2);
+    set_owners(&stage, &orphans, Value::Null).await;
+    stage.seconds(40).await;
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
+    stage.seconds(30).await;
+    let (status, why, message) = condition(&stage, "chat", "TargetReady").unwrap();
+    assert_eq!((&*status, &*why), ("False", "PodsRemain"), "{message}");
+    assert!(message.contains("2 pods"), "{message}");
+    exhaust(&stage).await;
     stage.seconds(30).await;
     assert_eq!(replicas(&stage), 0);
     let is_left = |stage: &Stage| names(stage).iter().any(|name| orphans.contains(name));
-    minutes(&mut stage, 4).await;
-    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
     assert!(is_left(&stage), "nobody scales them");
-    let mut said = None;
-    for _ in 0..120 {
-        stage.seconds(1).await;
-        let found = condition(&stage, "chat", "TargetReady");
-        said = said.or(found.filter(|(_, why, _)| why == "PodsRemain"));
-    }
-    let (status, _, message) = said.unwrap();
-    assert_eq!(status, "False");
-    assert!(message.contains("2 pods go on"), "{message}");
+    minutes(&mut stage, EVICTION_NOTICE.as_mins() + 1).await;
     assert!(!is_left(&stage), "nothing else stops them");
 }
 
 #[tokio::test]
-async fn pods_that_a_target_makes_after_it_had_none_are_its_own() {
-    let mut stage = adopted("Deployment", 0).await;
-    stage.world.requests = 0;
+async fn pods_that_a_target_which_is_made_anew_takes_back_are_its_own() {
+    let mut stage = adopted("StatefulSet", 1).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let kept = names(&stage);
+    assert_eq!(kept, ["old-0", "old-1"]);
+    set_owners(&stage, &kept, Value::Null).await;
+    stage.world.delete::<StatefulSet>("old").await;
+    stage.seconds(3).await;
+    stage.world.create::<StatefulSet>(workload(2)).await;
+    let sets: Vec<StatefulSet> = stage.world.server.objects();
+    let owner = sets[0].controller_owner_ref(&()).unwrap();
+    set_owners(&stage, &kept, json!([owner])).await;
+    minutes(&mut stage, 7).await;
+    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
+    stage.world.requests = 1;
+    stage.seconds(40).await;
+    assert_eq!(names(&stage), ["old-0"]);
+    assert_eq!(stage.world.cut, [""; 0]);
+}
+
+/// Takes the finalizers of the service off, as whoever may edit it can.
+async fn remove_finalizers(stage: &Stage) {
+    let api = stage.world.api::<InferenceDeployment>();
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    let params = PatchParams::default();
+    api.patch("chat", &params, &patch).await.unwrap();
+}
+
+#[tokio::test]
+async fn pods_of_a_service_that_is_gone_are_evicted_without_money() {
+    let mut stage = adopted("Deployment", 2).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    remove_finalizers(&stage).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(1).await;
+    assert_eq!(service(&stage, "chat"), None);
+    exhaust(&stage).await;
+    let before = names(&stage);
+    minutes(&mut stage, EVICTION_NOTICE.as_mins() + 2).await;
+    let is_left = names(&stage).iter().any(|name| before.contains(name));
+    assert!(!is_left, "they have the labels of nobody");
+}
+
+#[tokio::test]
+async fn a_budget_stops_a_target_of_others_whose_finalizer_somebody_took_off() {
+    let mut stage = adopted("Deployment", 1).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
+    let spec = json!({"minReplicas": 2, "maxReplicas": 3, "scaleTargetRef": target});
+    let autoscaler = json!({"metadata": {"name": "theirs"}, "spec": spec});
+    let world = &stage.world;
+    world.create::<HorizontalPodAutoscaler>(autoscaler).await;
+    stage.seconds(30).await;
+    remove_finalizers(&stage).await;
+    stage.seconds(1).await;
+    stage.world.set_limit("0.01").await;
     stage.seconds(30).await;
     assert_eq!(replicas(&stage), 0);
-    minutes(&mut stage, 8).await;
-    stage.world.requests = 4;
-    stage.seconds(20).await;
-    assert_eq!(replicas(&stage), 1);
-    minutes(&mut stage, 8).await;
-    assert_eq!(reason(&stage, "TargetReady").as_deref(), Some("Adopted"));
-    assert_eq!(
-        service(&stage, "chat")
-            .unwrap()
-            .status
-            .unwrap()
-            .ready_replicas,
-        1
-    );
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_given_back_keeps_none_of_the_others() {
+    let mut stage = adopted("Deployment", 2).await;
+    stage.is_refused = true;
+    stage.seconds(12).await;
+    let first = names(&stage).into_iter().min().unwrap();
+    let refused = Some(WriteFault::Refused);
+    let object = format!("pods/{first}");
+    stage.leader.faults.set_write_fault(&object, refused);
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(5).await;
+    for pod in stage.world.pods() {
+        let is_labelled = pod::label(&pod, WORKLOAD_LABEL).is_some();
+        assert_eq!(is_labelled, pod.name_any() == first, "{}", pod.name_any());
+    }
 }

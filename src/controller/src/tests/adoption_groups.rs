@@ -356,3 +356,24 @@ async fn a_new_size_counts_at_the_next_read() {
     assert_eq!((status.replicas, status.ready_replicas), (1, 1));
     assert_eq!(names(&stage), ["old-0", "old-0-1", "old-0-2"]);
 }
+
+#[tokio::test]
+async fn workers_whose_leader_is_gone_are_of_no_workload_to_budgets() {
+    let mut stage = adopted(2).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    let api = stage.world.api::<StatefulSet>();
+    let patch = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    let params = PatchParams::default();
+    api.patch("old-0", &params, &patch).await.unwrap();
+    stage.world.delete::<LeaderWorkerSet>("old").await;
+    stage.seconds(20).await;
+    assert_eq!(names(&stage), ["old-0-1"]);
+    let is_out_of_control = |stage: &Stage| {
+        let pods = pods(stage);
+        crate::evictions::is_out_of_control(&stage.leader.context, &pods[0])
+    };
+    assert!(!is_out_of_control(&stage), "its leader may be made anew");
+    stage.seconds(60).await;
+    assert!(is_out_of_control(&stage));
+}

@@ -29,7 +29,9 @@ use tokio::sync::mpsc;
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::actor::Actor;
 use crate::api_calls::ApiError;
-use crate::cache::{CachePolicy, NamespaceIndex, Observers, Stores, Tombstones, UnreadableObjects};
+use crate::cache::{
+    CacheChange, CachePolicy, NamespaceIndex, Observers, Stores, Tombstones, UnreadableObjects,
+};
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
 use crate::event_publisher::EventPublisher;
@@ -45,6 +47,7 @@ use crate::pod;
 use crate::ports::Ports;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
+use crate::released_pods::ReleasedPods;
 use crate::scale_target::{Autoscalers, ScaleTargets, replica_pods};
 use crate::signals::addresses::ClusterPolicy;
 use crate::signals::reader::SignalReader;
@@ -164,6 +167,8 @@ type Caches = (
 pub(super) struct Leader {
     pub(super) context: Arc<Context>,
     pub(super) faults: Arc<Faults>,
+    /// What the work on targets has told in the last look. The model looks at everything all the same.
+    pub(super) told: Vec<CacheChange>,
     actor: Actor,
     executor: Executor,
     writers: Writers,
@@ -258,6 +263,7 @@ impl Leader {
             launcher_suffixes: SuffixKey::default(),
             foreign_edits: ForeignEdits::default(),
             scale_targets: ScaleTargets::default(),
+            released_pods: ReleasedPods::default(),
             job_targets: JobTargets::new(super::adopted_jobs::kinds()),
             autoscalers: Autoscalers::default(),
             service_events: Mutex::default(),
@@ -276,6 +282,7 @@ impl Leader {
             executor: Executor::new(Arc::clone(&context)),
             context,
             faults,
+            told: Vec::new(),
             writers,
         }
     }
@@ -302,9 +309,10 @@ impl Leader {
         let context = &self.context;
         context.refusals.read_due(&context.client, world.now).await;
         (context.scale_targets).fill(&context.stores.services, world.now);
-        replica_pods::run_due(context, world.now).await;
+        self.told = replica_pods::run_due(context, world.now).await;
         (context.job_targets).fill(&context.stores.jobs, world.now);
-        worker_pods::run_due(context, world.now).await;
+        let of_jobs = worker_pods::run_due(context, world.now).await;
+        self.told.extend(of_jobs);
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
         let decided = self.decide(world.now).await;

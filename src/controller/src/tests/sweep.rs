@@ -28,6 +28,8 @@ pub(super) struct Stage {
     pub(super) leader: Leader,
     /// Whether months are closed too, in every second instead of every hour.
     pub(super) closes: bool,
+    /// Whether the API server refuses some of its writes.
+    pub(super) is_refused: bool,
     views: VecDeque<View>,
     crashes: usize,
     /// The numbers of writes that were the first of their look.
@@ -42,6 +44,7 @@ impl Stage {
             world,
             leader,
             closes: false,
+            is_refused: false,
             views: VecDeque::new(),
             crashes: 0,
             first_writes: BTreeSet::new(),
@@ -88,7 +91,7 @@ impl Stage {
                 continue;
             }
             if let Err(error) = looked {
-                assert!(error.is_conflict(), "{error}");
+                assert!(self.is_refused || error.is_conflict(), "{error}");
             }
             for failure in failures {
                 assert!(failure.is_stale(), "{failure}");
