@@ -15,6 +15,8 @@ ip addr add 10.89.0.1/24 dev lan
 ip link set lan up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 for n in $(seq 0 15); do ip route add "10.244.$n.0/24" via "10.89.0.$((10 + n))"; done
+# The API server calls webhooks by their Services, whose addresses kube-proxy translates: here that of the first node.
+ip route add 10.96.0.0/16 via 10.89.0.10
 touch "$1"
 
 if [ "$2" = owner ]; then

@@ -9,6 +9,7 @@
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
 //! | [`program`] | programs of this checkout that run in a cluster's namespaces, without an image |
+//! | [`addons`] | other projects' controllers, installed by their charts |
 //! | [`access`] | kubectl, helm and a client, for these clusters and for others |
 //! | [`operator`] | Bursar, installed with helm |
 //! | [`traffic`] | requests as clients send them |
@@ -24,6 +25,7 @@
 //! ([`cluster::Cluster::join`]) while it has a single one.
 
 pub mod access;
+pub mod addons;
 mod bench_cluster;
 pub mod cache;
 mod cgroup;

@@ -13,7 +13,7 @@ use std::{env, fmt, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::{Cluster, NodeOptions, Result};
+use crate::{Cluster, NodeOptions, Result, addons::Addon};
 use results::{Outcome, Results};
 use schedule::Chosen;
 
@@ -86,6 +86,8 @@ pub struct Suite {
     pub gang_scheduling: bool,
     /// Which programs of this checkout it needs.
     pub images: Images,
+    /// Other projects' controllers, whose images the nodes have from their start too.
+    pub addons: &'static [Addon],
     /// What it needs besides, made before its cluster, in whose network nothing can be downloaded.
     pub setup: Option<fn() -> Result<()>>,
     /// The scenarios.
@@ -146,6 +148,7 @@ pub fn run(suites: &[Suite]) -> ExitCode {
             chosen.push(Chosen {
                 suite: suite.name,
                 images: suite.images,
+                addons: suite.addons,
                 setup: suite.setup,
                 boots: suite.boots(&scenarios),
                 scenarios,

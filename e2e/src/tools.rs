@@ -5,72 +5,18 @@
 //! that decides what is built. A version bump builds anew, and an older checkout still finds its
 //! own.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+pub(crate) mod module;
 
-use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
 
-use crate::{
-    cache,
-    error::{Error, Result, While},
-    prerequisites::{self, BUILD_PACKAGES, Go},
-    process,
-    progress::Progress,
-};
-
-/// For one program on a slow machine with empty Go caches.
-const BUILD_LIMIT: Duration = Duration::from_secs(45 * 60);
-/// Begins the name of a directory whose programs are not all built.
-const UNFINISHED: &str = ".building-";
-const STRIP_SYMBOLS: &str = "-s -w";
-
-/// A Go module below `e2e/tools`, and what is built from it.
-struct Module {
-    name: &'static str,
-    programs: &'static [Program],
-    kind: Kind,
-}
-
-/// A program and its package; `.` is the module's own.
-struct Program {
-    name: &'static str,
-    package: &'static str,
-    /// Seconds of its build on two cores, after the programs before it in the list and with Go
-    /// caches that were empty at first.
-    seconds: u32,
-}
-
-impl Program {
-    const fn new(name: &'static str, package: &'static str, seconds: u32) -> Self {
-        Self {
-            name,
-            package,
-            seconds,
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    /// Static without cgo.
-    Go,
-    /// As [`Kind::Go`], with the version linked in. Without it kubectl and helm refuse to work, and
-    /// feature emulation fails.
-    Kubernetes,
-    /// Static with cgo and libseccomp.
-    Runc,
-    /// One C file.
-    C,
-}
+use crate::{cache, error::Result, prerequisites};
+use module::{Kind, Module, Program};
 
 const MODULES: &[Module] = &[
     Module {
         name: "kubernetes",
         kind: Kind::Kubernetes,
+        manifests: None,
         programs: &[
             Program::new(
                 "kube-apiserver",
@@ -93,6 +39,7 @@ const MODULES: &[Module] = &[
     Module {
         name: "node",
         kind: Kind::Go,
+        manifests: None,
         programs: &[
             Program::new(
                 "containerd",
@@ -125,21 +72,25 @@ const MODULES: &[Module] = &[
     Module {
         name: "coredns",
         kind: Kind::Go,
+        manifests: None,
         programs: &[Program::new("coredns", ".", 85)],
     },
     Module {
         name: "runc",
         kind: Kind::Runc,
+        manifests: None,
         programs: &[Program::new("runc", "github.com/opencontainers/runc", 25)],
     },
     Module {
         name: "kwok",
         kind: Kind::Go,
+        manifests: None,
         programs: &[Program::new("kwok", "sigs.k8s.io/kwok/cmd/kwok", 75)],
     },
     Module {
         name: "pause",
         kind: Kind::C,
+        manifests: None,
         programs: &[Program::new("pause", "pause.c", 1)],
     },
 ];
@@ -153,7 +104,7 @@ pub struct Tools {
 impl Tools {
     /// The programs in the cache, if none is missing.
     pub fn built() -> Option<Self> {
-        let directories = program_directories(&sources()).ok()?;
+        let directories = module::directories(MODULES).ok()?;
         let complete = directories.iter().all(|directory| directory.exists());
         complete.then_some(Self { directories })
     }
@@ -173,47 +124,18 @@ impl Tools {
 
     /// [`Self::build`] for callers that hold the lock of the [`cache`].
     pub(crate) fn build_locked() -> Result<Self> {
-        let sources = sources();
-        let directories = program_directories(&sources)?;
-        let missing: Vec<(&Module, &PathBuf)> = MODULES
-            .iter()
-            .zip(&directories)
-            .filter(|(_, directory)| !directory.exists())
-            .collect();
-        if !missing.is_empty() {
-            prerequisites::require_packages(&prerequisites::missing_packages(BUILD_PACKAGES))?;
-            let root = cache::tools_directory()?;
-            remove_unfinished(&root)?;
-            let go = GoToolchain::choose(&sources)?;
-            let mut progress = Progress::new(Self::missing()?);
-            for (module, directory) in missing {
-                module.build(
-                    &sources.join(module.name),
-                    &root,
-                    directory,
-                    &go,
-                    &mut progress,
-                )?;
-            }
-            progress.end();
-        }
+        let directories = module::build(MODULES)?;
         Ok(Self { directories })
     }
 
     /// For each program that the cache lacks, how long its build takes on two cores, in seconds.
     pub(crate) fn missing() -> Result<Vec<u32>> {
-        let directories = program_directories(&sources())?;
-        let missing = MODULES.iter().zip(&directories);
-        Ok(missing
-            .filter(|(_, directory)| !directory.exists())
-            .flat_map(|(module, _)| module.programs)
-            .map(|program| program.seconds)
-            .collect())
+        module::missing(MODULES)
     }
 
     /// Checks that the installed Go can build them, or fetch one that can.
     pub(crate) fn check_go() -> Result<()> {
-        prerequisites::find_go(&go_version(&sources())?).map(drop)
+        prerequisites::find_go(&module::go_version(MODULES)?).map(drop)
     }
 
     /// The path of a program, or its bare name if it is not one of these.
@@ -244,218 +166,19 @@ impl Tools {
     }
 }
 
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
-}
-
-/// The directory of each module's programs.
-fn program_directories(sources: &Path) -> Result<Vec<PathBuf>> {
-    let root = cache::tools_directory()?;
-    let target = |module: &Module| -> Result<PathBuf> {
-        Ok(root.join(format!("{}-{}", module.name, module.cache_key(sources)?)))
-    };
-    MODULES.iter().map(target).collect()
-}
-
-impl Module {
-    /// A hash of everything that decides what is built: the module's files, the packages and the
-    /// flags.
-    fn cache_key(&self, sources: &Path) -> Result<String> {
-        let mut hash = Sha256::new();
-        let directory = sources.join(self.name);
-        let mut files = fs::read_dir(&directory)
-            .and_then(|entries| {
-                entries
-                    .map(|entry| Ok(entry?.path()))
-                    .collect::<Result<Vec<_>, _>>()
-            })
-            .while_(|| format!("listing {}", directory.display()))?;
-        files.sort();
-        for file in files {
-            let contents = fs::read(&file).while_(|| format!("reading {}", file.display()))?;
-            hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
-            hash.update(contents.len().to_be_bytes());
-            hash.update(contents);
-        }
-        let programs: Vec<(&str, &str)> = self
-            .programs
-            .iter()
-            .map(|program| (program.name, program.package))
-            .collect();
-        hash.update(format!("{programs:?} {}", self.link_flags(&directory)?));
-        Ok(hash
-            .finalize()
-            .iter()
-            .take(6)
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
-    }
-
-    fn build(
-        &self,
-        sources: &Path,
-        root: &Path,
-        target: &Path,
-        go: &GoToolchain,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let unfinished = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempdir_in(root)
-            .while_(|| format!("creating a directory in {}", root.display()))?;
-        let flags = self.link_flags(sources)?;
-        for program in self.programs {
-            let mut command = match self.kind {
-                Kind::C => {
-                    let mut command = Command::new("gcc");
-                    command.args(["-Os", "-static", "-s", "-Wall"]);
-                    command
-                }
-                Kind::Go | Kind::Kubernetes => go.build(&flags, false),
-                Kind::Runc => {
-                    let mut command = go.build(&flags, true);
-                    command.args(["-tags", "seccomp netgo osusergo"]);
-                    command
-                }
-            };
-            command
-                .arg("-o")
-                .arg(unfinished.path().join(program.name))
-                .arg(program.package)
-                .env("PATH", prerequisites::path())
-                .current_dir(sources);
-            progress.begin(program.name);
-            process::run_while(&mut command, BUILD_LIMIT, || {
-                progress.tick();
-                Ok(())
-            })?;
-        }
-        let finished = unfinished.keep();
-        fs::rename(&finished, target)
-            .while_(|| format!("moving {} to {}", finished.display(), target.display()))
-    }
-
-    fn link_flags(&self, sources: &Path) -> Result<String> {
-        Ok(match self.kind {
-            Kind::Go => STRIP_SYMBOLS.into(),
-            Kind::Runc => format!("{STRIP_SYMBOLS} -extldflags -static"),
-            Kind::C => String::new(),
-            Kind::Kubernetes => {
-                let version = required_version(&sources.join("go.mod"), "k8s.io/kubernetes")?;
-                let numbers = version
-                    .trim_start_matches('v')
-                    .split('.')
-                    .collect::<Vec<_>>();
-                let [major, minor, ..] = numbers[..] else {
-                    return Err(Error::Malformed {
-                        what: "version of k8s.io/kubernetes".into(),
-                        why: version,
-                    });
-                };
-                let set = [
-                    ("gitVersion", version.as_str()),
-                    ("gitMajor", major),
-                    ("gitMinor", minor),
-                    ("gitCommit", "module"),
-                    ("gitTreeState", "clean"),
-                    ("buildDate", "1970-01-01T00:00:00Z"),
-                ]
-                .map(|(name, value)| format!(" -X k8s.io/component-base/version.{name}={value}"));
-                format!("{STRIP_SYMBOLS}{}", set.concat())
-            }
-        })
-    }
-}
-
-/// The Go that builds the modules: the newest that is installed, or a newer one that it fetches.
-struct GoToolchain {
-    go: Go,
-}
-
-impl GoToolchain {
-    fn choose(sources: &Path) -> Result<Self> {
-        let required = go_version(sources)?;
-        let go = prerequisites::find_go(&required)?;
-        if go.toolchain != prerequisites::INSTALLED_GO {
-            eprintln!("setup: fetching Go {required}, because the installed one is older");
-            prerequisites::fetch_go(&go, sources)?;
-        }
-        Ok(Self { go })
-    }
-
-    fn build(&self, link_flags: &str, cgo: bool) -> Command {
-        let mut command = Command::new(&self.go.program);
-        command
-            .args([
-                "build",
-                "-trimpath",
-                "-buildvcs=false",
-                "-ldflags",
-                link_flags,
-            ])
-            .env("GOTOOLCHAIN", &self.go.toolchain)
-            .env("CGO_ENABLED", if cgo { "1" } else { "0" });
-        command
-    }
-}
-
-/// Removes the directories of interrupted builds. The caller holds the lock of the cache, so no
-/// other build is running.
-fn remove_unfinished(root: &Path) -> Result<()> {
-    let entries = fs::read_dir(root).while_(|| format!("listing {}", root.display()))?;
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            let path = entry.path();
-            fs::remove_dir_all(&path).while_(|| format!("removing {}", path.display()))?;
-        }
-    }
-    Ok(())
-}
-
-/// The newest Go version that one of the modules requires.
-fn go_version(sources: &Path) -> Result<String> {
-    let mut newest = (Vec::new(), String::new());
-    for module in MODULES.iter().filter(|module| module.kind != Kind::C) {
-        let version = required_version(&sources.join(module.name).join("go.mod"), "go")?;
-        let numbers = version
-            .split('.')
-            .filter_map(|part| part.parse::<u32>().ok())
-            .collect();
-        newest = newest.max((numbers, version));
-    }
-    Ok(newest.1)
-}
-
-/// The version after `name` in a `go.mod`.
-fn required_version(file: &Path, name: &str) -> Result<String> {
-    fs::read_to_string(file)
-        .while_(|| format!("reading {}", file.display()))?
-        .lines()
-        .map(|line| line.trim().trim_start_matches("require "))
-        .find_map(|line| {
-            line.strip_prefix(name)?
-                .strip_prefix(' ')?
-                .split_whitespace()
-                .next()
-                .map(str::to_owned)
-        })
-        .ok_or_else(|| Error::Malformed {
-            what: file.display().to_string(),
-            why: format!("names no version of {name}"),
-        })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
-    fn sources() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
-    }
+    use super::{module::sources, *};
+    use crate::addons::Addon;
 
     #[test]
     fn every_program_is_pinned_by_a_tool_directive_of_its_module() {
-        for module in MODULES.iter().filter(|module| module.kind != Kind::C) {
+        let modules = MODULES
+            .iter()
+            .chain([Addon::LeaderWorkerSet, Addon::Keda].map(Addon::module));
+        for module in modules.filter(|module| module.kind != Kind::C) {
             let file = fs::read_to_string(sources().join(module.name).join("go.mod")).unwrap();
             let packages = module.programs.iter().map(|program| program.package);
             for package in packages.filter(|package| *package != ".") {

@@ -15,6 +15,7 @@ use super::{
     results::{Message, Outcome, Report, Results},
 };
 use crate::{
+    addons::Addon,
     cache,
     error::{Result, While},
     image::{self, TestPrograms},
@@ -31,6 +32,7 @@ const SUITES_PER_CORE: usize = 2;
 pub(super) struct Chosen {
     pub(super) suite: &'static str,
     pub(super) images: Images,
+    pub(super) addons: &'static [Addon],
     pub(super) setup: Option<fn() -> Result<()>>,
     pub(super) boots: bool,
     pub(super) scenarios: Vec<&'static str>,
@@ -106,6 +108,10 @@ fn catch_panic<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
 fn prepare(chosen: &[Chosen]) -> Result<Option<String>> {
     if chosen.iter().any(|each| each.boots) {
         setup()?;
+    }
+    // before any suite runs, since a build takes all cores
+    for addon in chosen.iter().flat_map(|each| each.addons) {
+        addon.image()?;
     }
     if !chosen.iter().any(|each| each.images != Images::None) {
         return Ok(None);

@@ -108,13 +108,17 @@ fn is_kept() -> bool {
 }
 
 fn boot(suite: &Suite) -> Result<Cluster> {
+    let mut images = match suite.images {
+        Images::Loaded => TestPrograms::get()?.images,
+        Images::None | Images::Built => Vec::new(),
+    };
+    for addon in suite.addons {
+        images.push(addon.image()?);
+    }
     let cluster = Cluster::start(&Options {
         nodes: suite.nodes.clone(),
         gang_scheduling: suite.gang_scheduling,
-        images: match suite.images {
-            Images::Loaded => TestPrograms::get()?.images,
-            Images::None | Images::Built => Vec::new(),
-        },
+        images,
         lifetime: if is_kept() {
             Lifetime::Detached
         } else {

@@ -17,6 +17,7 @@ pub(crate) fn suite() -> Suite {
         nodes: Vec::new(),
         gang_scheduling: false,
         images: Images::None,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::new("kubectl_applies_every_definition", 3, definitions),

@@ -39,6 +39,7 @@ pub(crate) fn suites() -> [Suite; 2] {
         nodes: vec![NodeOptions::h100(4)],
         gang_scheduling: false,
         images: Images::Built,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::new("a_cluster_in_use_is_not_touched", 7, in_use),
@@ -81,6 +82,7 @@ pub(crate) fn suites() -> [Suite; 2] {
         nodes: Vec::new(),
         gang_scheduling: false,
         images: Images::Built,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::without_cluster("without_root_the_other_way_is_named", 7, without_root),

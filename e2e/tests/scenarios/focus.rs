@@ -23,6 +23,7 @@ pub(crate) fn suite() -> Suite {
         nodes: Vec::new(),
         gang_scheduling: false,
         images: Images::Built,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::without_cluster(

@@ -31,6 +31,7 @@ pub(crate) fn suite() -> Suite {
         nodes: vec![NodeOptions::h100(8).simulated(); SERVICES.nodes(2)],
         gang_scheduling: false,
         images: Images::Built,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::new("simulated_pods_end_as_real_ones_do", 2, ends_of_pods),

@@ -13,6 +13,7 @@ pub(crate) fn suite() -> Suite {
         nodes: vec![NodeOptions::h100(2)],
         gang_scheduling: false,
         images: Images::None,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::new("the_scheduler_counts_gpus", 2, gpus),

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         nodes: Vec::new(),
         gang_scheduling: false,
         images: Images::Built,
+        addons: &[],
         setup: None,
         scenarios: vec![Scenario::without_cluster(
             "a_held_request_reaches_the_deployment_within_the_demos_limit",

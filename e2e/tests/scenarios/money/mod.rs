@@ -24,6 +24,7 @@ pub(crate) fn suite() -> Suite {
         ],
         gang_scheduling: false,
         images: Images::Loaded,
+        addons: &[],
         setup: None,
         scenarios: vec![
             Scenario::new(

@@ -37,6 +37,7 @@ pub(crate) fn suites() -> [Suite; 7] {
         nodes: vec![NodeOptions::h100(8)],
         gang_scheduling: false,
         images: Images::Loaded,
+        addons: &[],
         setup: None,
         scenarios,
     };

@@ -37,6 +37,7 @@ pub(crate) fn suite() -> Suite {
         nodes: vec![NodeOptions::h100(NODE_GPUS), NodeOptions::h100(NODE_GPUS)],
         gang_scheduling: false,
         images: Images::Loaded,
+        addons: &[],
         setup: Some(frameworks::setup),
         scenarios: vec![
             Scenario::new(
