@@ -72,8 +72,10 @@ pub fn pod_lifetimes(audit_log: &Path) -> Result<Vec<PodLifetime>> {
     for event in audit_events(audit_log)? {
         let event = event?;
         let object = &event["responseObject"];
+        // who writes labels alone is answered with the metadata alone
+        let is_whole = object["kind"] == "Pod";
         if event["objectRef"]["resource"] == "pods"
-            && object["kind"] == "Pod"
+            && (is_whole || object["kind"] == "PartialObjectMetadata")
             && let (Some(uid), Some(workload)) =
                 (object["metadata"]["uid"].as_str(), workload(object))
         {
@@ -85,7 +87,9 @@ pub fn pod_lifetimes(audit_log: &Path) -> Result<Vec<PodLifetime>> {
             if stay.workload.ends_with(UNMANAGED) && is_new(&event) {
                 stay.workload = workload;
             }
-            apply_object(stay, object);
+            if is_whole {
+                apply_object(stay, object);
+            }
         }
     }
     Ok(stays.into_values().collect())
@@ -222,4 +226,68 @@ pub fn operator_writes(audit_log: &Path, namespace: &str, since: &str) -> Result
     Ok(ours
         .map(|event| format!("{} {}", event["verb"], event["requestURI"]))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn labels_that_were_there_between_two_answers_with_the_whole_pod_count() {
+        let event = |at: &str, kind: &str, labels: Value, rest: Value| {
+            let mut object = json!({"kind": kind, "metadata": {
+                "uid": "a", "namespace": "team", "creationTimestamp": "2026-11-01T00:00:00Z",
+                "labels": labels, "finalizers": ["bursar.dev/spend"],
+            }});
+            for (name, value) in rest.as_object().into_iter().flatten() {
+                object[name] = value.clone();
+            }
+            json!({"objectRef": {"resource": "pods"}, "stageTimestamp": at, "responseObject": object})
+        };
+        let ours = json!({"bursar.dev/kind": "InferenceDeployment", "bursar.dev/workload": "chat"});
+        let ended = json!({"state": {"terminated": {"finishedAt": "2026-11-01T01:00:01Z"}}});
+        let bound = json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-01T00:00:01Z"}]);
+        let gpus = json!({"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]});
+        let log = [
+            event(
+                "2026-11-01T00:00:01Z",
+                "Pod",
+                json!({}),
+                json!({"spec": gpus}),
+            ),
+            event(
+                "2026-11-01T00:00:02Z",
+                "PartialObjectMetadata",
+                ours,
+                json!({}),
+            ),
+            event(
+                "2026-11-01T00:00:03Z",
+                "PartialObjectMetadata",
+                json!({}),
+                json!({}),
+            ),
+            event(
+                "2026-11-01T01:00:02Z",
+                "Pod",
+                json!({}),
+                json!({"spec": gpus, "status": {
+                    "phase": "Succeeded", "conditions": bound, "containerStatuses": [ended],
+                }}),
+            ),
+        ];
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for event in log {
+            writeln!(file, "{event}").unwrap();
+        }
+        let charges = expected_charges(file.path(), 8_000, 8).unwrap();
+        assert_eq!(
+            charges,
+            BTreeMap::from([("team.infd.chat".to_owned(), 1_000)])
+        );
+    }
 }
