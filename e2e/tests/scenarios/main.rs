@@ -15,7 +15,16 @@ use std::process::ExitCode;
 use bursar_e2e::runner;
 
 fn main() -> ExitCode {
-    let [budgets, outages, requests, waiting, install, signals, gangs] = operator::suites();
+    let [
+        budgets,
+        outages,
+        requests,
+        waiting,
+        install,
+        signals,
+        gangs,
+        adoption,
+    ] = operator::suites();
     let [demo, demo_local] = demo::suites();
     runner::run(&[
         budgets,
@@ -25,6 +34,7 @@ fn main() -> ExitCode {
         install,
         requests,
         waiting,
+        adoption,
         signals,
         demo_local,
         gangs,

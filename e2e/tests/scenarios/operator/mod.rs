@@ -1,7 +1,8 @@
 //! Bursar on a real cluster, installed by helm: one suite each for budgets, outages, requests, waiting, installation,
-//! gangs and signals. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
+//! signals, gangs and adoption. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
 //! other scenarios.
 
+mod adopted_groups;
 mod adopted_jobs;
 mod adoption;
 mod always;
@@ -26,12 +27,13 @@ mod waiting;
 
 use bursar_e2e::{
     NodeOptions,
+    addons::Addon,
     runner::{Images, Scenario, Suite},
     servers,
 };
 
-/// In the order budgets, outages, requests, waiting, install, signals, gangs.
-pub(crate) fn suites() -> [Suite; 7] {
+/// In the order budgets, outages, requests, waiting, install, signals, gangs, adoption.
+pub(crate) fn suites() -> [Suite; 8] {
     let suite = |name, scenarios| Suite {
         name,
         nodes: vec![NodeOptions::h100(8)],
@@ -55,6 +57,10 @@ pub(crate) fn suites() -> [Suite; 7] {
             nodes: vec![NodeOptions::h100(3)],
             gang_scheduling: true,
             ..suite("gangs", gangs())
+        },
+        Suite {
+            addons: &[Addon::LeaderWorkerSet],
+            ..suite("adoption", adoption())
         },
     ]
 }
@@ -157,16 +163,6 @@ fn requests() -> Vec<Scenario> {
             requests::through_zero,
         ),
         Scenario::new(
-            "a_deployment_that_exists_is_adopted_goes_through_zero_and_is_given_back",
-            6,
-            adoption::of_a_deployment,
-        ),
-        Scenario::new(
-            "a_stateful_set_that_exists_is_adopted_and_given_back_likewise",
-            5,
-            adoption::of_a_stateful_set,
-        ),
-        Scenario::new(
             "when_the_last_replica_crashes_none_is_refused_once_that_is_seen",
             3,
             requests::last_replica_crashes,
@@ -262,6 +258,27 @@ fn gangs() -> Vec<Scenario> {
             "a_job_that_exists_is_held_started_suspended_and_charged",
             4,
             adopted_jobs::of_a_budget,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn adoption() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "a_deployment_that_exists_is_adopted_goes_through_zero_and_is_given_back",
+            6,
+            adoption::of_a_deployment,
+        ),
+        Scenario::new(
+            "a_stateful_set_that_exists_is_adopted_and_given_back_likewise",
+            5,
+            adoption::of_a_stateful_set,
+        ),
+        Scenario::new(
+            "groups_of_a_leader_worker_set_are_adopted_and_given_back_whole",
+            8,
+            adopted_groups::of_a_leader_worker_set,
         ),
         ledger_equals_audit_log(),
     ]
