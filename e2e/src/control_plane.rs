@@ -58,6 +58,7 @@ pub(crate) fn start(
 ) -> Result<Vec<Component>> {
     let pki = run.join("pki");
     create_service_account_keys(&pki)?;
+    create_proxy_certificate(&pki)?;
     let path = |name: &str| run.join(name).display().to_string();
     let write = |name: &str, text: &str| {
         fs::write(run.join(name), text).while_(|| format!("writing {}", path(name)))
@@ -109,6 +110,21 @@ pub(crate) fn start(
             "--service-account-key-file={}",
             pki.join("sa.pub").display()
         ),
+        format!(
+            "--proxy-client-cert-file={}",
+            pki.join("proxy.crt").display()
+        ),
+        format!(
+            "--proxy-client-key-file={}",
+            pki.join("proxy.key").display()
+        ),
+        format!(
+            "--requestheader-client-ca-file={}",
+            pki.join("proxy.crt").display()
+        ),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
         format!("--token-auth-file={}", path("tokens.csv")),
         "--authorization-mode=RBAC".into(),
         "--allow-privileged".into(),
@@ -239,6 +255,17 @@ fn create_service_account_keys(pki: &Path) -> Result<()> {
         COMMAND_LIMIT,
     )?;
     Ok(())
+}
+
+/// The certificate by which API servers that extend this one know that a request comes from it. It is its own authority.
+fn create_proxy_certificate(pki: &Path) -> Result<()> {
+    let mut command = Command::new("openssl");
+    let curve = "ec_paramgen_curve:prime256v1";
+    command.args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", curve]);
+    command.args(["-subj", "/CN=front-proxy", "-days", "3650"]);
+    command.arg("-keyout").arg(pki.join("proxy.key"));
+    command.arg("-out").arg(pki.join("proxy.crt"));
+    process::run(&mut command, COMMAND_LIMIT).map(drop)
 }
 
 #[cfg(test)]
