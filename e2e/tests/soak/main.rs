@@ -1,6 +1,7 @@
 //! What takes too long for `cargo test`, or needs a quiet machine: `cargo soak` runs it, one suite after the other.
 
 mod frameworks;
+mod keda;
 
 use std::process::{Command, ExitCode};
 
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
             wake_up,
         )],
     };
-    runner::run(&[demo_timing, frameworks::suite()])
+    runner::run(&[demo_timing, frameworks::suite(), keda::suite()])
 }
 
 /// The demo prints how long a wake-up took at the median, and marks one above its limit. `cargo test` runs it next to other clusters,
