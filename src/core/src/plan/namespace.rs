@@ -152,15 +152,15 @@ pub(super) fn evaluate_budgets(
         concerned.extend(namespace.services.values().flatten().cloned());
         concerns_queue |= !namespace.jobs.is_empty();
     } else if namespace.preempted != shares.preempted {
+        // what gives way leaves, so money that was kept may be there beside what others wait for
+        let waiting = namespace.claims.keys().map(|rank| &rank.workload);
+        concerned.extend(waiting.filter_map(|workload| service_key(name, workload)));
         let (before, after) = (&namespace.preempted, &shares.preempted);
         let changed = before.keys().chain(after.keys());
         for workload in changed.filter(|workload| before.get(*workload) != after.get(*workload)) {
-            match workload {
-                Workload::Service(service) => drop(concerned.insert(Key {
-                    namespace: name.clone(),
-                    name: service.clone(),
-                })),
-                Workload::Job(_) => concerns_queue = true,
+            match service_key(name, workload) {
+                Some(service) => drop(concerned.insert(service)),
+                None => concerns_queue = true,
             }
         }
     }
@@ -177,6 +177,17 @@ pub(super) fn evaluate_budgets(
     model.timers.set(TimerKey::Budgets(name.clone()), look);
     model.marks.clear_budgets(name);
     admission
+}
+
+/// The service that a workload of this namespace is, if it is one.
+fn service_key(namespace: &Name, workload: &Workload) -> Option<Key> {
+    match workload {
+        Workload::Service(service) => Some(Key {
+            namespace: namespace.clone(),
+            name: service.clone(),
+        }),
+        Workload::Job(_) => None,
+    }
 }
 
 /// What has no node yet and is taken back, since it costs nothing before it has one: a budget must
