@@ -17,6 +17,15 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(240);
 
 const LWS_NAMESPACE: &str = "lws-system";
+/// What the webhooks take.
+const LWS_PROBE: &str = "
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata: {name: probe, namespace: default}
+spec:
+  replicas: 1
+  leaderWorkerTemplate: {size: 1, workerTemplate: {spec: {containers: [{name: probe, image: probe}]}}}
+";
 
 /// LeaderWorkerSet (Apache-2.0). Its chart calls the program `/manager`.
 static LEADER_WORKER_SET: Module = Module {
@@ -159,7 +168,15 @@ impl Addon {
             "--set",
             requests,
         ];
-        cluster.helm(&args, LIMIT).map(drop)
+        cluster.helm(&args, LIMIT)?;
+        // its pod is ready before it serves its webhooks, and before kube-proxy knows that it is
+        let probe = program::write_file(cluster, "probe.yaml", LWS_PROBE.as_bytes())?;
+        let probe = probe.display().to_string();
+        let log = cluster.run_directory().join("log/kube-apiserver.log");
+        process::wait_until("LeaderWorkerSet's webhooks", LIMIT, &log, || {
+            let args = ["create", "--dry-run=server", "-f", &probe];
+            Ok(cluster.kubectl(&args).is_ok())
+        })
     }
 
     fn install_kustomization(self, cluster: &Cluster) -> Result<()> {
