@@ -51,7 +51,7 @@ pub(super) async fn read(
         path = format!("{path}?labelSelector={}", encoded(selector));
     }
     let failed = |why: &dyn fmt::Display| {
-        // an adapter's words are shown, and not all of them
+        // whatever an answer says, not all of it
         let why: String = why.to_string().chars().take(MOST_CHARACTERS).collect();
         format!("external metric {metric}: {why}")
     };
