@@ -209,7 +209,13 @@ fn begin(input: &DrainInput, steps: &mut Steps) {
         .min(deletable_without_pod(input));
     if keeps_broken {
         podless = 0;
-        surplus = surplus.min(candidates.len().saturating_sub(1));
+        // a rollout with surge has pods beyond the replicas, which its controller keeps
+        let ours = count(leaving(&input.pods)) - given_up(input.replicas, &input.pods);
+        let shrinks_by = input.replicas.saturating_sub(ours);
+        let shrinks_by = shrinks_by.saturating_sub(input.allowed);
+        surplus = surplus
+            .min(candidates.len().saturating_sub(1))
+            .min(shrinks_by as usize);
     }
     let drained = if all_go {
         candidates.len()

@@ -356,6 +356,35 @@ fn a_stuck_rollout_keeps_its_broken_replica_and_one_that_works() {
 }
 
 #[test]
+fn a_stuck_rollout_with_surge_drains_no_more_replicas_than_its_deployment_deletes() {
+    let broken = Replica {
+        may_have_requests: false,
+        ready: false,
+        busy: None,
+        ..pod("broken", 0)
+    };
+    let drained = |leaves: Option<&str>| {
+        let replicas = ["a", "b", "c"].map(|name| Replica {
+            draining_since: ago(1).filter(|_| leaves == Some(name)),
+            ..pod(name, 1)
+        });
+        let pods = [&replicas[..], std::slice::from_ref(&broken)].concat();
+        let in_stuck_rollout = DrainInput {
+            rollout: RolloutState::Stuck,
+            replicas: 3,
+            ..input(2, pods)
+        };
+        steps(&in_stuck_rollout, now()).drain
+    };
+    assert_eq!(drained(None), ["a"]);
+    assert_eq!(
+        drained(Some("a")),
+        [""; 0],
+        "it keeps the others, and the broken one"
+    );
+}
+
+#[test]
 fn an_idle_replica_waits_for_the_requests_of_an_unready_one_that_would_be_deleted_in_its_place() {
     let removed = |busy, budget, seconds| {
         let idle = Replica {
