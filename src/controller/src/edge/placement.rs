@@ -32,13 +32,28 @@ pub(super) fn placement(spec: &core::PodSpec) -> Arc<Placement> {
     if selected + tolerations.len() + terms.map_or(0, entries) > MAX_ENTRIES {
         return Arc::new(Placement::nowhere());
     }
+    let tolerations = tolerations
+        .iter()
+        .filter(|toleration| !is_default(toleration));
+    let tolerations: Vec<Toleration> = tolerations.filter_map(toleration).collect();
     if tolerations.is_empty() && terms.is_none() {
         return Arc::default();
     }
     Arc::new(Placement {
-        tolerations: tolerations.iter().filter_map(toleration).collect(),
+        tolerations,
         terms: terms.map(|terms| terms.iter().filter_map(term).collect()),
     })
+}
+
+/// Whether the API server adds it to every pod (DefaultTolerationSeconds). A node with such a taint has one of the same
+/// key by which nothing is scheduled, so it makes no difference to where a pod finds room, and templates lack it.
+fn is_default(toleration: &core::Toleration) -> bool {
+    let keys = [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
+    let key = toleration.key.as_deref();
+    key.is_some_and(|key| keys.contains(&key)) && toleration.effect.as_deref() == Some("NoExecute")
 }
 
 /// The labels that the node of a spec's pods must have. Of more than [`MAX_ENTRIES`] none is kept:
@@ -205,6 +220,21 @@ mod tests {
         let pod =
             json!({"metadata": metadata, "spec": whole, "status": {"conditions": conditions}});
         serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn tolerations_that_every_pod_gets_make_it_no_other_than_its_template() {
+        let default = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+        let own = json!({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"});
+        let keys = [
+            "node.kubernetes.io/not-ready",
+            "node.kubernetes.io/unreachable",
+        ];
+        let [not_ready, unreachable] = keys.map(default);
+        let with = |tolerations: Value| placement(&spec(json!({"tolerations": tolerations})));
+        assert_eq!(with(json!([not_ready, unreachable])), with(json!([])));
+        assert_eq!(with(json!([own, not_ready])), with(json!([own])));
+        assert_ne!(with(json!([own])), with(json!([])));
     }
 
     fn node() -> core::Node {
