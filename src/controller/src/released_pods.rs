@@ -49,6 +49,11 @@ impl ReleasedPods {
         (!released.counts).then_some(at)
     }
 
+    /// Whether a pod is its workload's no more, as it was last looked at.
+    pub(crate) fn knows(&self, pod: &Key) -> bool {
+        lock(&self.pods).contains_key(pod)
+    }
+
     /// Whether a pod is its workload's no more, and that counts.
     pub(crate) fn contains(&self, pod: &Key) -> bool {
         let pods = lock(&self.pods);

@@ -380,8 +380,9 @@ impl Edge {
                     Some(at) => self.emptied.insert(key.clone(), at),
                     None => self.emptied.remove(key),
                 };
-                if known != emptied || object.is_none() {
-                    self.observe_pods_of(context, &subject);
+                match known == emptied && object.is_some() {
+                    true => self.observe_returned_pods_of(context, kind, &subject),
+                    false => self.observe_pods_of(context, &subject),
                 }
                 if let Some(object) = object.as_deref().filter(|_| target.is_some()) {
                     let endpoints = batch.workloads().target_endpoints(key, object);
@@ -469,8 +470,9 @@ impl Edge {
                     }
                 }
                 self.observe_target(batch, key);
-                if object.is_none() {
-                    self.observe_pods_of(context, &subject);
+                match object.is_some() {
+                    true => self.observe_returned_pods_of(context, kind, &subject),
+                    false => self.observe_pods_of(context, &subject),
                 }
                 self.load_subject(batch, &subject);
                 batch.owns_otherwise(subject);
@@ -510,6 +512,26 @@ impl Edge {
             let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
             let pods = pods.iter().map(|pod| (CachedKind::Pod, key_of(&**pod)));
             self.changed.extend(pods);
+        }
+    }
+
+    /// The pods of a workload that has come back while they were nobody's are to be observed anew.
+    fn observe_returned_pods_of(
+        &mut self,
+        context: &Context,
+        kind: CachedKind,
+        workload: &ObjectKey,
+    ) {
+        let known = self.known.get(&kind);
+        if known.is_some_and(|known| known.contains(workload.key())) {
+            return;
+        }
+        if let Some(workload) = workload.workload() {
+            let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
+            let pods = pods.iter().map(|pod| key_of(&**pod));
+            let returned = pods.filter(|pod| context.released_pods.knows(pod));
+            self.changed
+                .extend(returned.map(|pod| (CachedKind::Pod, pod)));
         }
     }
 

@@ -186,7 +186,11 @@ impl PodEdge {
         };
         if let Some(former) = known.filter(|known| uid.as_ref() != Some(known)) {
             // nobody will use the workers that it led
-            for workload in &change.workloads {
+            let has_workers = |workload: &&WorkloadRef| match ObjectKey::of(workload) {
+                Some(ObjectKey::Service(service)) => context.scale_targets.has_workers(&service),
+                _ => false,
+            };
+            for workload in change.workloads.iter().filter(has_workers) {
                 let pods = lock(&context.index).pods_of(&context.stores.pods, workload);
                 let led = pods.iter().filter(|pod| pod::leader(pod) == Some(&*former));
                 self.again.extend(led.map(|pod| (now, key_of(&**pod))));

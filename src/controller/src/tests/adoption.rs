@@ -744,6 +744,30 @@ async fn pods_of_a_service_that_is_gone_are_evicted_without_money() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_made_anew_has_its_pods_back() {
+    let mut stage = adopted("Deployment", 2).await;
+    stage.world.requests = 8;
+    stage.seconds(12).await;
+    remove_finalizers(&stage).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(90).await;
+    let is_released = |stage: &Stage| {
+        let pods = stage.world.pods();
+        let pod = pods.iter().find(|pod| pod.name_any() != GATEWAY).unwrap();
+        crate::evictions::is_out_of_control(&stage.leader.context, pod)
+    };
+    assert!(is_released(&stage));
+    let chat = adopting("Deployment", 1);
+    stage.world.create::<InferenceDeployment>(chat).await;
+    stage.seconds(5).await;
+    assert!(!is_released(&stage));
+    stage.world.requests = 1;
+    stage.seconds(40).await;
+    assert_eq!(replicas(&stage), 1);
+    assert_eq!(stage.world.cut, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_budget_stops_a_target_of_others_whose_finalizer_somebody_took_off() {
     let mut stage = adopted("Deployment", 1).await;
     stage.world.requests = 8;
