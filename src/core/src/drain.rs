@@ -107,9 +107,13 @@ pub struct DrainInput {
 /// stay are replicas.
 pub fn non_draining(replicas: u32, pods: &[Replica]) -> u32 {
     let staying = count(pods.iter()) - count(leaving(pods));
+    without_leaving(replicas, pods).max(staying.min(replicas))
+}
+
+/// The replicas that are left once those that leave have gone.
+fn without_leaving(replicas: u32, pods: &[Replica]) -> u32 {
     let ours = count(leaving(pods)) - given_up(replicas, pods);
-    let others = replicas.saturating_sub(ours);
-    others.max(staying.min(replicas))
+    replicas.saturating_sub(ours)
 }
 
 fn given_up(replicas: u32, pods: &[Replica]) -> u32 {
@@ -210,9 +214,8 @@ fn begin(input: &DrainInput, steps: &mut Steps) {
     if keeps_broken {
         podless = 0;
         // a rollout with surge has pods beyond the replicas, which its controller keeps
-        let ours = count(leaving(&input.pods)) - given_up(input.replicas, &input.pods);
-        let shrinks_by = input.replicas.saturating_sub(ours);
-        let shrinks_by = shrinks_by.saturating_sub(input.allowed);
+        let left = without_leaving(input.replicas, &input.pods);
+        let shrinks_by = left.saturating_sub(input.allowed);
         surplus = surplus
             .min(candidates.len().saturating_sub(1))
             .min(shrinks_by as usize);
