@@ -179,8 +179,7 @@ impl Edge {
         if !namespaces.is_empty() {
             self.pods.note_unlabelled(&context, &namespaces, now);
             for namespace in &namespaces {
-                let adopted = context.scale_targets.take_adopted(namespace);
-                let adopted = adopted.into_iter();
+                let adopted = context.scale_targets.take_adopted(namespace).into_iter();
                 self.changed
                     .extend(adopted.map(|key| (CachedKind::InferenceDeployment, key)));
             }
@@ -380,10 +379,8 @@ impl Edge {
                     Some(at) => self.emptied.insert(key.clone(), at),
                     None => self.emptied.remove(key),
                 };
-                match known == emptied && object.is_some() {
-                    true => self.observe_returned_pods_of(context, kind, &subject),
-                    false => self.observe_pods_of(context, &subject),
-                }
+                let concerns_all = known != emptied || object.is_none();
+                self.observe_pods_with(context, (kind, &subject), concerns_all);
                 if let Some(object) = object.as_deref().filter(|_| target.is_some()) {
                     let endpoints = batch.workloads().target_endpoints(key, object);
                     batch.push(endpoints);
@@ -470,10 +467,7 @@ impl Edge {
                     }
                 }
                 self.observe_target(batch, key);
-                match object.is_some() {
-                    true => self.observe_returned_pods_of(context, kind, &subject),
-                    false => self.observe_pods_of(context, &subject),
-                }
+                self.observe_pods_with(context, (kind, &subject), object.is_none());
                 self.load_subject(batch, &subject);
                 batch.owns_otherwise(subject);
                 object.is_some()
@@ -502,36 +496,37 @@ impl Edge {
             false => self.out_of_control.remove(key),
         };
         if has_changed {
-            self.observe_pods_of(context, &ObjectKey::Job(key.clone()));
+            self.observe_pods_of(context, &ObjectKey::Job(key.clone()), |_| true);
         }
     }
 
-    /// The pods of a workload are to be observed anew: whether budgets can stop them by it has changed.
-    fn observe_pods_of(&mut self, context: &Context, workload: &ObjectKey) {
-        if let Some(workload) = workload.workload() {
-            let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
-            let pods = pods.iter().map(|pod| (CachedKind::Pod, key_of(&**pod)));
-            self.changed.extend(pods);
-        }
-    }
-
-    /// The pods of a workload that has come back while they were nobody's are to be observed anew.
-    fn observe_returned_pods_of(
+    /// The pods of a workload are to be observed anew, since whether budgets can stop them by it has changed: all of
+    /// them, or those that were its own no more, if it has come back.
+    fn observe_pods_with(
         &mut self,
         context: &Context,
-        kind: CachedKind,
-        workload: &ObjectKey,
+        (kind, workload): (CachedKind, &ObjectKey),
+        concerns_all: bool,
     ) {
         let known = self.known.get(&kind);
-        if known.is_some_and(|known| known.contains(workload.key())) {
-            return;
+        let was_there = known.is_some_and(|known| known.contains(workload.key()));
+        if concerns_all || !was_there {
+            let concerns = |pod: &Key| concerns_all || context.released_pods.knows(pod);
+            self.observe_pods_of(context, workload, concerns);
         }
+    }
+
+    /// These pods of a workload are to be observed anew.
+    fn observe_pods_of(
+        &mut self,
+        context: &Context,
+        workload: &ObjectKey,
+        concerns: impl Fn(&Key) -> bool,
+    ) {
         if let Some(workload) = workload.workload() {
             let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
-            let pods = pods.iter().map(|pod| key_of(&**pod));
-            let returned = pods.filter(|pod| context.released_pods.knows(pod));
-            self.changed
-                .extend(returned.map(|pod| (CachedKind::Pod, pod)));
+            let pods = pods.iter().map(|pod| key_of(&**pod)).filter(concerns);
+            self.changed.extend(pods.map(|pod| (CachedKind::Pod, pod)));
         }
     }
 

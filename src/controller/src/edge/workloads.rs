@@ -84,7 +84,7 @@ impl WorkloadReader<'_> {
             Some(_) => {
                 let targets = &self.context.scale_targets;
                 targets.note_recorded(key, is_recorded);
-                Some(self.context.scale_targets.view(key)?)
+                Some(targets.view(key)?)
             }
             None => None,
         };
