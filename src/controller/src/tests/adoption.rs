@@ -28,6 +28,15 @@ use crate::pod;
 
 const GATEWAY: &str = "gateway";
 
+/// An autoscaler of somebody else for the Deployment `old`.
+async fn create_autoscaler(stage: &Stage) {
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
+    let spec = json!({"minReplicas": 2, "maxReplicas": 3, "scaleTargetRef": target});
+    let autoscaler = json!({"metadata": {"name": "theirs"}, "spec": spec});
+    let world = &stage.world;
+    world.create::<HorizontalPodAutoscaler>(autoscaler).await;
+}
+
 /// So many minutes pass, in each of which the controller looks a few times.
 async fn minutes(stage: &mut Stage, count: i64) {
     for _ in 0..count {
@@ -500,11 +509,7 @@ async fn a_budget_stops_a_target_though_an_autoscaler_scales_it() {
     let mut stage = adopted("Deployment", 1).await;
     stage.world.requests = 8;
     stage.seconds(12).await;
-    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
-    let spec = json!({"minReplicas": 2, "maxReplicas": 3, "scaleTargetRef": target});
-    let autoscaler = json!({"metadata": {"name": "theirs"}, "spec": spec});
-    let world = &stage.world;
-    world.create::<HorizontalPodAutoscaler>(autoscaler).await;
+    create_autoscaler(&stage).await;
     stage.seconds(30).await;
     assert_eq!(
         reason(&stage, "TargetReady").as_deref(),
@@ -772,11 +777,7 @@ async fn a_budget_stops_a_target_of_others_whose_finalizer_somebody_took_off() {
     let mut stage = adopted("Deployment", 1).await;
     stage.world.requests = 8;
     stage.seconds(12).await;
-    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "old"});
-    let spec = json!({"minReplicas": 2, "maxReplicas": 3, "scaleTargetRef": target});
-    let autoscaler = json!({"metadata": {"name": "theirs"}, "spec": spec});
-    let world = &stage.world;
-    world.create::<HorizontalPodAutoscaler>(autoscaler).await;
+    create_autoscaler(&stage).await;
     stage.seconds(30).await;
     remove_finalizers(&stage).await;
     stage.seconds(1).await;
