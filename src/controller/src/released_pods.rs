@@ -50,7 +50,7 @@ impl ReleasedPods {
     }
 
     /// Whether a pod is its workload's no more, as it was last looked at.
-    pub(crate) fn knows(&self, pod: &Key) -> bool {
+    pub(crate) fn is_noted(&self, pod: &Key) -> bool {
         lock(&self.pods).contains_key(pod)
     }
 

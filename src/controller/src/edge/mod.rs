@@ -379,8 +379,8 @@ impl Edge {
                     Some(at) => self.emptied.insert(key.clone(), at),
                     None => self.emptied.remove(key),
                 };
-                let concerns_all = known != emptied || object.is_none();
-                self.observe_pods_with(context, (kind, &subject), concerns_all);
+                let is_for_all = known != emptied || object.is_none();
+                self.observe_pods_with(context, (kind, &subject), is_for_all);
                 if let Some(object) = object.as_deref().filter(|_| target.is_some()) {
                     let endpoints = batch.workloads().target_endpoints(key, object);
                     batch.push(endpoints);
@@ -506,13 +506,13 @@ impl Edge {
         &mut self,
         context: &Context,
         (kind, workload): (CachedKind, &ObjectKey),
-        concerns_all: bool,
+        is_for_all: bool,
     ) {
         let known = self.known.get(&kind);
         let was_there = known.is_some_and(|known| known.contains(workload.key()));
-        if concerns_all || !was_there {
-            let concerns = |pod: &Key| concerns_all || context.released_pods.knows(pod);
-            self.observe_pods_of(context, workload, concerns);
+        if is_for_all || !was_there {
+            let is_meant = |pod: &Key| is_for_all || context.released_pods.is_noted(pod);
+            self.observe_pods_of(context, workload, is_meant);
         }
     }
 
@@ -521,11 +521,11 @@ impl Edge {
         &mut self,
         context: &Context,
         workload: &ObjectKey,
-        concerns: impl Fn(&Key) -> bool,
+        is_meant: impl Fn(&Key) -> bool,
     ) {
         if let Some(workload) = workload.workload() {
             let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
-            let pods = pods.iter().map(|pod| key_of(&**pod)).filter(concerns);
+            let pods = pods.iter().map(|pod| key_of(&**pod)).filter(is_meant);
             self.changed.extend(pods.map(|pod| (CachedKind::Pod, pod)));
         }
     }
