@@ -7,6 +7,7 @@
 //! | `placement` | where pods may be placed |
 //! | `claims` | who uses which claims |
 //! | `pods` | pods, and what they ask for by claims |
+//! | `known_pods` | the pods that the model knows, and who leads them |
 //! | `workloads` | workloads, budgets, endpoints |
 //! | `marks` | which changes may change what a workload owns |
 //! | `money` | prices, records, corrections, and the accounts that changed |
@@ -18,6 +19,7 @@
 
 mod accounts;
 mod claims;
+mod known_pods;
 mod marks;
 mod money;
 mod objects;
@@ -185,12 +187,10 @@ impl Edge {
             }
         }
         let namespaces = context.job_targets.take_namespaces();
-        if !namespaces.is_empty() {
-            let pods = self.pods.known();
-            let pods = pods.filter(|key| namespaces.contains(&key.namespace));
-            let pods = pods.map(|key| (CachedKind::Pod, key.clone()));
-            self.changed.extend(pods);
-        }
+        let known = self.pods.known();
+        let pods = namespaces.iter().flat_map(|each| known.keys_in(each));
+        let pods = pods.map(|key| (CachedKind::Pod, key.clone()));
+        self.changed.extend(pods);
         let pods = context.job_targets.take_pods_below().into_iter();
         self.changed.extend(pods.map(|key| (CachedKind::Pod, key)));
         let mut batch = Batch {
@@ -281,7 +281,7 @@ impl Edge {
         };
         all.extend(self.known.get(&kind).into_iter().flatten().cloned());
         if kind == CachedKind::Pod {
-            all.extend(self.pods.known().cloned());
+            all.extend(self.pods.known().keys().cloned());
         }
         if kind == CachedKind::BudgetPolicy {
             let unreadable = self.context.unreadable.all::<BudgetPolicy>();

@@ -1,6 +1,6 @@
 //! Pods as the model's values: what they ask for depends on the claims of their namespace.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bursar_api::spend::WorkloadRef;
@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::claims::ClaimIndex;
+use super::known_pods::KnownPods;
 use super::placement::{node_selector, placement};
 use super::{Batch, objects};
-use crate::cache::{cached, key_of};
+use crate::cache::cached;
 use crate::context::Context;
 use crate::evictions::is_out_of_control;
 use crate::gpu_allocation::GpuAllocations;
@@ -29,8 +30,7 @@ use crate::released_pods::is_released;
 /// What the model was told of pods.
 #[derive(Default)]
 pub(super) struct PodEdge {
-    /// The UID of each pod that the model knows.
-    uids: HashMap<Key, Name>,
+    known: KnownPods,
     /// Pods to be looked at again though nothing happens to them.
     again: BTreeSet<(Timestamp, Key)>,
 }
@@ -115,8 +115,8 @@ impl PodEdge {
     }
 
     /// The pods that the model knows.
-    pub(super) fn known(&self) -> impl Iterator<Item = &Key> {
-        self.uids.keys()
+    pub(super) fn known(&self) -> &KnownPods {
+        &self.known
     }
 
     /// Notes the pods of namespaces of which a target became known: they may be its own.
@@ -126,8 +126,7 @@ impl PodEdge {
         namespaces: &BTreeSet<Name>,
         now: Timestamp,
     ) {
-        let keys = self.uids.keys();
-        for key in keys.filter(|key| namespaces.contains(&key.namespace)) {
+        for key in namespaces.iter().flat_map(|each| self.known.keys_in(each)) {
             let pod = cached(&context.stores.pods, key);
             context.scale_targets.note_pod(key, pod.as_deref(), now);
         }
@@ -173,39 +172,26 @@ impl PodEdge {
         let with_claims = pod.as_deref().filter(|pod| has_claims(pod));
         let has_claims = with_claims.is_some();
         batch.claims.set(&context.stores, key, with_claims);
-        let uid: Option<Name> = pod.as_deref().map(|pod| pod::uid(pod).into());
-        let is_there =
-            |pod: &Key, uid: &str| self.uids.get(pod).is_some_and(|known| **known == *uid);
+        let is_there = |pod: &Key, uid: &str| self.known.contains(pod, uid);
         let is_released = (pod.as_deref()).is_some_and(|pod| is_released(context, pod, is_there));
         if let Some(at) = context.released_pods.note(key, is_released, now) {
             self.again.insert((at, key.clone()));
         }
-        let known = match &uid {
-            Some(uid) => self.uids.insert(key.clone(), uid.clone()),
-            None => self.uids.remove(key),
-        };
-        if let Some(former) = known.filter(|known| uid.as_ref() != Some(known)) {
+        if let Some(gone) = self.known.set(key, pod.as_deref()) {
             // nobody will use the workers that it led
-            let has_workers = |workload: &&WorkloadRef| match ObjectKey::of(workload) {
-                Some(ObjectKey::Service(service)) => context.scale_targets.has_workers(&service),
-                _ => false,
-            };
-            for workload in change.workloads.iter().filter(has_workers) {
-                let pods = lock(&context.index).pods_of(&context.stores.pods, workload);
-                let led = pods.iter().filter(|pod| pod::leader(pod) == Some(&*former));
-                self.again.extend(led.map(|pod| (now, key_of(&**pod))));
-            }
-            batch.push(Event::Pod(former.clone(), None));
-            batch.push(Event::Gateway(former, None));
+            let workers = self.known.workers_of(&gone).cloned();
+            self.again.extend(workers.map(|worker| (now, worker)));
+            batch.push(Event::Pod(gone.clone(), None));
+            batch.push(Event::Gateway(gone, None));
         }
-        let (Some(pod), Some(uid)) = (pod, uid) else {
+        let Some(pod) = pod else {
             return gateways_changed;
         };
         if let Some(at) = health::changes_at(&[&pod], now) {
             self.again.insert((at, key.clone()));
         }
         if !has_claims {
-            self.push_pod(batch, key, &pod, uid);
+            self.push_pod(batch, key, &pod);
         }
         gateways_changed
     }
@@ -214,13 +200,13 @@ impl PodEdge {
     pub(super) fn observe_claiming(&self, batch: &mut Batch<'_>, key: &Key) {
         let pod = cached(&batch.context.stores.pods, key);
         if let Some(pod) = pod {
-            let uid = pod::uid(&pod).into();
-            self.push_pod(batch, key, &pod, uid);
+            self.push_pod(batch, key, &pod);
         }
     }
 
-    fn push_pod(&self, batch: &mut Batch<'_>, key: &Key, pod: &Pod, uid: Name) {
+    fn push_pod(&self, batch: &mut Batch<'_>, key: &Key, pod: &Pod) {
         let (context, now) = (batch.context, batch.now);
+        let uid = Name::from(pod::uid(pod));
         let mut workload = pod::workload_of(pod);
         let job = workload.as_ref().and_then(ObjectKey::of);
         let job = job.filter(|of| matches!(of, ObjectKey::Job(_)));

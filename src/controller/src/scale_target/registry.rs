@@ -248,13 +248,6 @@ impl ScaleTargets {
         entry.is_some_and(|entry| now >= after(entry.adopting_since, OWNER_TIMEOUT))
     }
 
-    /// Whether the replicas of a service are of several pods each.
-    pub(crate) fn has_workers(&self, key: &Key) -> bool {
-        let view = self.view(key);
-        let target = view.and_then(|view| view.target);
-        target.is_some_and(|target| target.workers.is_some())
-    }
-
     /// A pod of the target of a service that cannot be given the labels, and why.
     pub(super) fn given_up(&self, key: &Key) -> Option<(Key, String)> {
         let state = lock(&self.state);
