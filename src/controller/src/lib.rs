@@ -92,6 +92,7 @@ mod spend_status;
 mod status;
 mod status_memory;
 mod status_pacing;
+mod target_key;
 mod target_work;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use super::record::Record;
 use super::target::JobTarget;
 use super::view::JobTargetView;
 use crate::scale_target::TargetProblem;
+use crate::target_key::{TargetKey, TargetUids};
 use crate::target_work::after;
 
 /// A target that was read before goes on counting for this long while reads fail.
@@ -22,9 +23,6 @@ const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 const MAX_RESUMPTIONS: u32 = 3;
 /// ... within this time of each other, and until so long after the last one.
 const RESUMPTION_MEMORY: SignedDuration = SignedDuration::from_mins(10);
-
-/// Namespace, group, kind and name of a target.
-type TargetKey = (Name, String, String, String);
 
 /// A TrainingJob with a target.
 #[derive(Debug)]
@@ -76,9 +74,7 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<Key, Entry>,
     /// The TrainingJobs that name a target, the oldest first: that one has it.
     by_target: HashMap<TargetKey, BTreeSet<(Timestamp, Key)>>,
-    /// The target of each UID, and the UID of each.
-    by_uid: HashMap<Name, TargetKey>,
-    uids: HashMap<TargetKey, Name>,
+    uids: TargetUids,
     pub(super) reads: BTreeSet<(Timestamp, Key)>,
     pub(super) pods: BTreeMap<Key, PendingPod>,
     pub(super) due_pods: BTreeSet<(Timestamp, Key)>,
@@ -91,16 +87,6 @@ pub(super) struct State {
     pub(super) releases: HashMap<Key, Timestamp>,
     /// TrainingJobs that have a target from now on which another one has given back.
     pub(super) successors: BTreeSet<Key>,
-}
-
-fn target_key(key: &Key, wanted: &Wanted) -> TargetKey {
-    let target = &wanted.target;
-    (
-        key.namespace.clone(),
-        target.group().to_owned(),
-        target.kind.clone(),
-        target.name.clone(),
-    )
 }
 
 impl Entry {
@@ -287,7 +273,7 @@ impl State {
 
     /// Whose target has this UID, and whether what owns it goes first.
     pub(super) fn target(&self, uid: &Name) -> Option<(Key, bool)> {
-        let target = self.by_uid.get(uid)?;
+        let target = self.uids.target(uid)?;
         let (_, job) = self.by_target.get(target)?.first()?;
         let view = self.jobs.get(job)?.read.as_ref()?;
         view.charged()?;
@@ -300,7 +286,9 @@ impl State {
     pub(super) fn view(&self, key: &Key) -> Option<JobTargetView> {
         let entry = self.jobs.get(key)?;
         let mut view = entry.read.clone()?;
-        let oldest = self.by_target.get(&target_key(key, &entry.wanted));
+        let oldest = self
+            .by_target
+            .get(&TargetKey::new(&key.namespace, &entry.wanted.target));
         let oldest = oldest.and_then(|jobs| jobs.first());
         if let Some((_, oldest)) = oldest.filter(|(_, oldest)| oldest != key) {
             let (other, target) = (&oldest.name, &entry.wanted.target);
@@ -316,7 +304,7 @@ impl State {
         if !self.has_jobs(&key.namespace) {
             self.to_scan.insert(key.namespace.clone());
         }
-        let target = target_key(key, &entry.wanted);
+        let target = TargetKey::new(&key.namespace, &entry.wanted.target);
         let jobs = self.by_target.entry(target).or_default();
         jobs.insert((entry.created, key.clone()));
         self.jobs.insert(key.clone(), entry);
@@ -328,7 +316,7 @@ impl State {
             return;
         };
         self.reads.remove(&(entry.next_read, key.clone()));
-        let target = target_key(key, &entry.wanted);
+        let target = TargetKey::new(&key.namespace, &entry.wanted.target);
         let successor = self.by_target.get_mut(&target).and_then(|jobs| {
             jobs.remove(&(entry.created, key.clone()));
             jobs.first().map(|(_, successor)| successor.clone())
@@ -337,14 +325,13 @@ impl State {
             // it has the target from now on
             Some(successor) => {
                 self.successors.insert(successor);
-                if let Some(uid) = self.uids.get(&target) {
+                if let Some(uid) = self.uids.uid(&target) {
                     self.to_observe.extend(self.owners.pods_below(uid));
                 }
             }
             None => {
                 self.by_target.remove(&target);
-                let uid = self.uids.remove(&target);
-                uid.and_then(|uid| self.by_uid.remove(&uid));
+                self.uids.remove(&target);
             }
         }
         if !self.has_jobs(&key.namespace) {
@@ -377,12 +364,10 @@ impl State {
         let Some(entry) = self.jobs.get(key) else {
             return;
         };
-        let target = target_key(key, &entry.wanted);
+        let target = TargetKey::new(&key.namespace, &entry.wanted.target);
         // pods were made meanwhile
         self.to_observe.extend(self.owners.pods_below(&uid));
-        let former = self.uids.insert(target.clone(), uid.clone());
-        former.and_then(|former| self.by_uid.remove(&former));
-        self.by_uid.insert(uid, target);
+        self.uids.set(target, uid);
     }
 
     pub(super) fn schedule_read(&mut self, key: &Key, at: Timestamp) {

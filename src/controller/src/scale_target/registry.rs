@@ -18,13 +18,14 @@ use tokio::sync::Notify;
 use super::pod_maker::MadeBy;
 use super::pod_owner::{Maker, PodOwner, created, made_by, unlabelled};
 use super::read::{Reading, Wanted};
-use super::state::{Entry, State, UnlabelledPod, target_key};
+use super::state::{Entry, State, UnlabelledPod};
 use super::view::TargetView;
 use super::{ScaleTarget, TargetProblem, is_recorded};
 use crate::api_calls::ApiError;
 use crate::cache::key_of;
 use crate::lock::lock;
 use crate::pod;
+use crate::target_key::TargetKey;
 use crate::target_work::{
     FIRST_RETRY, OWNER_TIMEOUT, SETTLE, TargetWork, after, missing_interval, read_interval,
     retry_wait,
@@ -98,7 +99,7 @@ impl ScaleTargets {
             _ => {
                 state.remove(key);
                 let created = object.creation_timestamp().map_or(now, |time| time.0);
-                let target = target_key(&key.namespace, &wanted.target);
+                let target = TargetKey::new(&key.namespace, &wanted.target);
                 let services = state.by_target.entry(target).or_default();
                 services.insert((created, key.clone()));
                 let entry = Entry::new(wanted, created, now);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bursar_api::conditions::{requests_wake, target_ready};
-use bursar_api::inference::TargetRef;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,13 +16,11 @@ use super::read::{Reading, Wanted};
 use super::service::ServiceProblem;
 use super::target::{ScaleTarget, TargetProblem};
 use super::view::TargetView;
+use crate::target_key::{TargetKey, TargetUids};
 use crate::target_work::after;
 
 /// A target that was read before goes on counting for this long while reads fail.
 const STALE_AFTER: SignedDuration = SignedDuration::from_secs(60);
-
-/// Namespace, group, kind and name of a target.
-pub(super) type TargetKey = (Name, String, String, String);
 
 /// An InferenceDeployment with a target.
 #[derive(Debug)]
@@ -67,8 +64,7 @@ pub(super) struct State {
     pub(super) services: BTreeMap<Key, Entry>,
     /// The services that name a target, the oldest first: that one scales it.
     pub(super) by_target: HashMap<TargetKey, BTreeSet<(Timestamp, Key)>>,
-    /// The target of each UID.
-    pub(super) by_uid: HashMap<Name, TargetKey>,
+    pub(super) uids: TargetUids,
     pub(super) reads: BTreeSet<(Timestamp, Key)>,
     pub(super) pods: BTreeMap<Key, UnlabelledPod>,
     pub(super) due_pods: BTreeSet<(Timestamp, Key)>,
@@ -86,21 +82,12 @@ pub(super) struct State {
     pub(super) successors: BTreeSet<Key>,
 }
 
-/// The key of a target of this namespace.
-pub(super) fn target_key(namespace: &Name, target: &TargetRef) -> TargetKey {
-    let group = target.group().to_owned();
-    (
-        namespace.clone(),
-        group,
-        target.kind.clone(),
-        target.name.clone(),
-    )
-}
-
 /// Whether pods with this controller may be replicas of a target, which owns the pods or `through` what made
 /// them: as the controllers of its kind make them.
 fn may_own(target: &TargetKey, controller: &Controller, through: Option<&MadeBy>) -> bool {
-    let (_, group, kind, name) = target;
+    let TargetKey {
+        group, kind, name, ..
+    } = target;
     let is_direct = through.is_none();
     let made_by = controller.maker.as_ref().map(|maker| maker.kind);
     let ordinal = |of: &str| {
@@ -147,9 +134,9 @@ impl State {
         let replica_of = |uid: &Name, through: Option<&MadeBy>| {
             // a pod may claim an owner in another namespace
             let target = self
-                .by_uid
-                .get(uid)
-                .filter(|target| target.0 == *namespace)?;
+                .uids
+                .target(uid)
+                .filter(|target| target.namespace == *namespace)?;
             let service = self.oldest(target)?;
             let read = self.services.get(service)?.read.as_ref()?;
             // what is made while it must not be scaled is nobody's, and budgets may evict it
@@ -271,7 +258,7 @@ impl State {
         let front = entry.wanted.service.as_ref();
         let front = front.map(|front| front.name.as_str());
         self.set_front(key, entry.created, front, false);
-        let target = target_key(&key.namespace, &entry.wanted.target);
+        let target = TargetKey::new(&key.namespace, &entry.wanted.target);
         let successor = self.by_target.get_mut(&target).and_then(|services| {
             services.remove(&(entry.created, key.clone()));
             services.first().map(|(_, successor)| successor.clone())
@@ -285,7 +272,7 @@ impl State {
             }
             None => {
                 self.by_target.remove(&target);
-                self.by_uid.retain(|_, known| *known != target);
+                self.uids.remove(&target);
             }
         }
         if !self.has_targets(&key.namespace) {
@@ -334,7 +321,7 @@ impl State {
         let entry = self.services.get(key)?;
         let mut view = entry.read.clone()?;
         view.is_adopted = entry.is_adopted;
-        let target = target_key(&key.namespace, &entry.wanted.target);
+        let target = TargetKey::new(&key.namespace, &entry.wanted.target);
         if let Some(oldest) = self.oldest(&target).filter(|oldest| *oldest != key) {
             let (other, target) = (&oldest.name, &entry.wanted.target);
             let why = format!(
@@ -448,9 +435,8 @@ impl State {
         let Some(entry) = self.services.get(key) else {
             return;
         };
-        let target = target_key(&key.namespace, &entry.wanted.target);
-        self.by_uid.retain(|_, other| *other != target);
-        self.by_uid.insert(uid, target);
+        let target = TargetKey::new(&key.namespace, &entry.wanted.target);
+        self.uids.set(target, uid);
         // a ReplicaSet may have been adopted by the Deployment of the new UID
         self.makers.forget(&key.namespace);
         self.to_scan.insert(key.namespace.clone());
@@ -459,17 +445,13 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use bursar_api::inference::TargetRef;
+
     use super::super::pod_owner::Maker;
     use super::*;
 
     #[test]
     fn a_pod_is_no_replica_of_a_target_in_another_namespace() {
-        let target: TargetKey = (
-            "theirs".into(),
-            "apps".to_owned(),
-            "StatefulSet".to_owned(),
-            "old".to_owned(),
-        );
         let service = Key::new("theirs", "chat");
         let wanted = Wanted {
             namespace: "theirs".to_owned(),
@@ -481,11 +463,12 @@ mod tests {
             service: None,
             engine_port: None,
         };
+        let target = TargetKey::new(&service.namespace, &wanted.target);
         let mut state = State::default();
         let created = Timestamp::UNIX_EPOCH;
         let services = BTreeSet::from([(created, service.clone())]);
         state.by_target.insert(target.clone(), services);
-        state.by_uid.insert("uid".into(), target);
+        state.uids.set(target, "uid".into());
         let entry = Entry {
             read: Some(TargetView {
                 target: None,
