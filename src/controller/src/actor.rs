@@ -168,10 +168,10 @@ impl Actor {
         self.events.push(event);
     }
 
-    /// Takes that anything in the caches may have changed.
+    /// Takes that a cache changed.
     #[cfg(test)]
-    pub(crate) fn note_all(&mut self) {
-        self.edge.note_all();
+    pub(crate) fn note_change(&mut self, change: CacheChange) {
+        self.edge.note(change);
     }
 
     /// Whether a part of what changed is decided in the next step.

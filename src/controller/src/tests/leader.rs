@@ -1,5 +1,6 @@
 //! One life of a controller: its caches, what it remembers, and what befalls its writes.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -16,21 +17,22 @@ use bursar_signals::engine_metrics::Sample;
 use bursar_signals::engine_reads;
 use bursar_signals::polls::{POLL_LIMITS, Polls};
 use bursar_signals::schedule::Settings;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, store::Writer};
+use kube::runtime::reflector::{self, Store, store::Writer};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use prometheus_client::registry::Registry;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::actor::Actor;
 use crate::api_calls::ApiError;
 use crate::cache::{
-    CacheChange, CachePolicy, NamespaceIndex, Observers, Stores, Tombstones, UnreadableObjects,
+    CacheChange, CacheChanges, CachePolicy, NamespaceIndex, Observers, Stores, Tombstones,
+    UnreadableObjects, key_of,
 };
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
@@ -80,8 +82,11 @@ macro_rules! caches {
         struct Writers { $($field: Writer<$kind>),* }
 
         impl Writers {
-            fn show(&mut self, view: &View) {
-                $(fill(&mut self.$field, &view.$field);)*
+            /// Makes the caches hold this view; returns what that changes.
+            fn show(&mut self, stores: &Stores, view: &View) -> Vec<CacheChange> {
+                let mut changes = Vec::new();
+                $(changes.extend(fill(&mut self.$field, &stores.$field, &view.$field));)*
+                changes
             }
         }
 
@@ -117,20 +122,58 @@ fn pruned<K: CachePolicy>(mut objects: Vec<K>) -> Vec<K> {
     objects
 }
 
-fn fill<K>(writer: &mut Writer<K>, objects: &[K])
+fn fill<K>(writer: &mut Writer<K>, store: &Store<K>, objects: &[K]) -> Vec<CacheChange>
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+    K: CachePolicy + Resource<DynamicType = ()> + Clone + PartialEq + 'static,
 {
-    list(objects, |event| writer.apply_watcher_event(event));
+    let events = watched(store, objects);
+    let changes = events.iter().filter_map(|event| match event {
+        Event::Apply(object) | Event::Delete(object) => {
+            Some(CacheChange::Object(K::KIND, key_of(object)))
+        }
+        Event::InitDone => Some(CacheChange::Listed(K::KIND)),
+        Event::Init | Event::InitApply(_) => None,
+    });
+    let changes = changes.collect();
+    for event in &events {
+        writer.apply_watcher_event(event);
+    }
+    changes
 }
 
-/// The events of a list of these objects.
-fn list<K: Clone>(objects: &[K], mut apply: impl FnMut(&Event<K>)) {
-    apply(&Event::Init);
-    for object in objects {
-        apply(&Event::InitApply(object.clone()));
+/// What a watch says when these objects are there: the first one lists them, later ones tell what
+/// is other than the cache has it.
+fn watched<K>(store: &Store<K>, objects: &[K]) -> Vec<Event<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + PartialEq + 'static,
+{
+    let is_listed = store.wait_until_ready().now_or_never().is_some();
+    if !is_listed {
+        let listed = objects.iter().cloned().map(Event::InitApply);
+        let listed = std::iter::once(Event::Init).chain(listed);
+        return listed.chain(std::iter::once(Event::InitDone)).collect();
     }
-    apply(&Event::InitDone);
+    let mut gone: HashMap<_, _> = store
+        .state()
+        .into_iter()
+        .map(|object| (key_of(&*object), object))
+        .collect();
+    let mut events = Vec::new();
+    for object in objects {
+        match gone.remove(&key_of(object)) {
+            Some(known) if *known == *object => {}
+            // made anew under the same name
+            Some(known) if known.meta().uid != object.meta().uid => {
+                events.push(Event::Delete((*known).clone()));
+                events.push(Event::Apply(object.clone()));
+            }
+            _ => events.push(Event::Apply(object.clone())),
+        }
+    }
+    let gone = gone
+        .into_values()
+        .map(|known| Event::Delete((*known).clone()));
+    gone.chain(events).collect()
 }
 
 /// What failed in one look.
@@ -167,11 +210,14 @@ type Caches = (
 pub(super) struct Leader {
     pub(super) context: Arc<Context>,
     pub(super) faults: Arc<Faults>,
-    /// What the work on targets has told in the last look. The model looks at everything all the same.
-    pub(super) told: Vec<CacheChange>,
     actor: Actor,
     executor: Executor,
     writers: Writers,
+    /// What changed in the caches: nothing else is looked at, as in a cluster.
+    changes: mpsc::UnboundedReceiver<CacheChange>,
+    change_sender: CacheChanges,
+    /// Whether the caches have been looked at.
+    has_looked: bool,
 }
 
 impl Leader {
@@ -183,7 +229,8 @@ impl Leader {
             Arc::default(),
             Arc::default(),
         );
-        Self::with_caches(world, faults, caches, writers)
+        let changes = mpsc::unbounded_channel();
+        Self::with_caches(world, faults, caches, (writers, changes))
     }
 
     /// One whose caches are kept by watches, and are not filled by views.
@@ -199,12 +246,12 @@ impl Leader {
         let polled = Polls::new(reader, POLL_LIMITS).0;
         let signals = SignalTargets::new(polled, readings, inputs, None);
         let observers = Observers::new(EngineTargets::new(reads.0), signals);
-        let changes = mpsc::unbounded_channel().0;
+        let changes = mpsc::unbounded_channel();
         let mut watches = tokio::task::JoinSet::new();
         let stores = Stores::start(
             &mut watches,
             (&client, OPERATOR),
-            (&triggers, &changes),
+            (&triggers, &changes.0),
             &observers,
         );
         let stores = stores.await.unwrap();
@@ -216,14 +263,17 @@ impl Leader {
             observers.tombstones,
             observers.unreadable,
         );
-        Self::with_caches(world, Faults::default(), caches, writers)
+        Self::with_caches(world, Faults::default(), caches, (writers, changes))
     }
 
     fn with_caches(
         world: &World,
         faults: Faults,
         (stores, namespaces, tombstones, unreadable): Caches,
-        writers: Writers,
+        (writers, (change_sender, changes)): (
+            Writers,
+            (CacheChanges, mpsc::UnboundedReceiver<CacheChange>),
+        ),
     ) -> Self {
         let faults = Arc::new(faults);
         let client = world.server.client_with(&faults);
@@ -282,17 +332,33 @@ impl Leader {
             executor: Executor::new(Arc::clone(&context)),
             context,
             faults,
-            told: Vec::new(),
             writers,
+            changes,
+            change_sender,
+            has_looked: false,
         }
     }
 
     /// Fills the caches.
     pub(super) fn fill_caches(&mut self, view: &View) {
-        let namespaces = &self.context.namespaces;
-        list(&view.pods, |event| namespaces.on_pod(event));
-        list(&view.records, |event| namespaces.on_record(event));
-        self.writers.show(view);
+        let Context {
+            stores, namespaces, ..
+        } = &*self.context;
+        for event in watched(&stores.pods, &view.pods) {
+            namespaces.on_pod(&event);
+        }
+        for event in watched(&stores.records, &view.records) {
+            namespaces.on_record(&event);
+        }
+        let changes = self.writers.show(stores, view);
+        self.send(changes);
+    }
+
+    /// Sends what the actor is told in its next look.
+    fn send(&self, changes: impl IntoIterator<Item = CacheChange>) {
+        for change in changes {
+            self.change_sender.send(change).unwrap();
+        }
     }
 
     /// One look at `view`.
@@ -307,12 +373,13 @@ impl Leader {
         self.read_engines(world);
         self.receive_demand(world);
         let context = &self.context;
-        context.refusals.read_due(&context.client, world.now).await;
-        (context.scale_targets).fill(&context.stores.services, world.now);
-        self.told = replica_pods::run_due(context, world.now).await;
-        (context.job_targets).fill(&context.stores.jobs, world.now);
-        let of_jobs = worker_pods::run_due(context, world.now).await;
-        self.told.extend(of_jobs);
+        self.send(context.refusals.read_due(&context.client, world.now).await);
+        if !std::mem::replace(&mut self.has_looked, true) {
+            (context.scale_targets).fill(&context.stores.services, world.now);
+            (context.job_targets).fill(&context.stores.jobs, world.now);
+        }
+        self.send(replica_pods::run_due(context, world.now).await);
+        self.send(worker_pods::run_due(context, world.now).await);
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
         let decided = self.decide(world.now).await;
@@ -326,17 +393,21 @@ impl Leader {
     /// due.
     pub(super) async fn decide(&mut self, now: Timestamp) -> Result<(), LookError> {
         let mut errors = Vec::new();
-        self.actor.note_all();
+        while let Ok(change) = self.changes.try_recv() {
+            self.actor.note_change(change);
+        }
         for round in 0.. {
             assert!(round < 1_000, "it never ends");
             self.actor.note_accounts(self.context.ledger.take_changes());
             let wanted = self.actor.decide(now);
-            if wanted.is_empty() && !self.actor.has_more() {
-                break;
-            }
+            let is_last = wanted.is_empty() && !self.actor.has_more();
             self.executor.want(wanted, now);
+            // also what waited until now for its next try
             let (applied, failures) = self.executor.run_due(now).await;
             errors.extend(failures);
+            if is_last && applied.is_empty() {
+                break;
+            }
             for result in applied {
                 self.actor.note_applied(result);
             }

@@ -204,13 +204,17 @@ impl PodCreationFailures {
         self.note(key, run, read.ok().flatten(), clock())
     }
 
-    /// Reads the Events of all Jobs for which that is due, one after the other.
+    /// Reads the Events of all Jobs for which that is due, one after the other. Returns what the
+    /// model is to be told.
     #[cfg(test)]
-    pub(crate) async fn read_due(&self, client: &Client, now: Timestamp) {
+    pub(crate) async fn read_due(&self, client: &Client, now: Timestamp) -> Vec<CacheChange> {
+        let mut told = Vec::new();
         while let Some((key, run)) = self.take_due(now) {
-            self.read_taken(client, (&key, &run), || now).await;
+            let is_new = self.read_taken(client, (&key, &run), || now).await;
             self.end_turn(&key.namespace);
+            told.extend(is_new.then(|| CacheChange::Object(CachedKind::Job, key)));
         }
+        told
     }
 }
 
