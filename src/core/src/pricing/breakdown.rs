@@ -26,6 +26,15 @@ pub struct PriceComponent<'a> {
     pub per_hour: Money,
 }
 
+/// What a pod's price is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breakdown<'a> {
+    /// The terms that it is the sum of, those of its GPUs first.
+    pub terms: Vec<PriceComponent<'a>>,
+    /// The GPU resources of the pod for which nothing is listed, so that they are not in it.
+    pub unlisted: Vec<String>,
+}
+
 /// The kinds of terms. The first three are of a pod's compute, and a pod has one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PriceRow<'a> {
@@ -88,26 +97,34 @@ pub enum PriceRow<'a> {
 }
 
 impl PriceCatalog {
-    /// The terms that the price of an hour of the pod at `at` is the sum of, its compute first;
-    /// `None` if nothing is listed for its resource.
+    /// What the price of an hour of the pod at `at` is the sum of; `None` if nothing is listed for any of
+    /// its kinds of GPUs. Users choose the kinds that a pod asks for, so one without a price takes none from
+    /// the others.
     pub fn breakdown<'a>(
         &'a self,
         attributes: &'a PricingAttributes,
         at: Timestamp,
-    ) -> Option<Vec<PriceComponent<'a>>> {
-        let on_machine = self.within_machine(attributes, at);
-        let mut terms = vec![self.compute(&on_machine, at)?];
-        if matches!(terms[0].row, PriceRow::Gpu { .. }) {
+    ) -> Option<Breakdown<'a>> {
+        let (mut compute, mut power) = (Vec::new(), Vec::new());
+        let mut unlisted = Vec::new();
+        let others = attributes.of_other_gpus().map(Cow::Owned);
+        for kind in std::iter::once(Cow::Borrowed(attributes)).chain(others) {
+            let on_machine = self.within_machine(&kind, at);
+            match self.compute(&on_machine, at) {
+                Some(term) => compute.push(term),
+                None => unlisted.push(kind.resource.clone()),
+            }
+            power.extend(self.power(&on_machine, at));
+        }
+        let first = compute.first()?;
+        let of_gpus_alone = matches!(first.row, PriceRow::Gpu { .. });
+        let mut terms = compute;
+        if of_gpus_alone {
             terms.extend(self.processors(attributes, at));
         }
         terms.extend(self.storage(attributes, at));
-        terms.extend(self.power(&on_machine, at));
-        for other in attributes.of_other_gpus() {
-            let on_machine = self.within_machine(&other, at);
-            terms.push(self.compute(&on_machine, at)?);
-            terms.extend(self.power(&on_machine, at));
-        }
-        Some(terms)
+        terms.extend(power);
+        Some(Breakdown { terms, unlisted })
     }
 
     /// The attributes, so that all units of the node are at most the GPUs of its row: whatever makes

@@ -17,7 +17,7 @@ use crate::money::{Cost, Money, per_hour_for};
 
 use super::accelerators::share_by_name;
 use super::attributes::PricingAttributes;
-use super::breakdown::PriceRow;
+use super::breakdown::{Breakdown, PriceRow};
 use super::overhead::Overhead;
 use super::price_list::{Power, PriceList};
 
@@ -117,10 +117,10 @@ impl PriceCatalog {
 
     /// The price of an hour of the pod by the lists that count at `at`: the sum of its terms.
     pub fn price(&self, attributes: &PricingAttributes, at: Timestamp) -> PriceLookup {
-        let Some(terms) = self.breakdown(attributes, at) else {
+        let Some(Breakdown { terms, unlisted }) = self.breakdown(attributes, at) else {
             return PriceLookup::Unknown;
         };
-        let (mut quote, mut is_listed) = (HourlyRate::default(), true);
+        let (mut quote, mut is_listed) = (HourlyRate::default(), unlisted.is_empty());
         for term in terms {
             let part = match term.row {
                 PriceRow::Node { .. }

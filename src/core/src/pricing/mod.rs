@@ -32,7 +32,7 @@ pub use accelerators::{
 };
 pub use attributes::{CapacityType, OtherGpus, PricingAttributes, ResourceAmounts};
 pub use basis::EstimateBasis;
-pub use breakdown::{PriceComponent, PriceRow};
+pub use breakdown::{Breakdown, PriceComponent, PriceRow};
 pub use catalog::{
     DEFAULT_LIST, DatedPriceList, HourlyRate, MAX_CHANGES, PriceCatalog, PriceLookup,
 };

@@ -5,7 +5,7 @@ use bursar_core::cost_report::capacity_type_name;
 use bursar_core::ledger::{Charge, RatePeriod};
 use bursar_core::money::{Money, NANOS};
 use bursar_core::pricing::{
-    PriceComponent, PriceRow, PriceScope, PricingAttributes, Share, UnitFraction,
+    Breakdown, PriceComponent, PriceRow, PriceScope, PricingAttributes, Share, UnitFraction,
 };
 use jiff::Timestamp;
 
@@ -145,7 +145,7 @@ fn priced(
     prices: &EffectivePrices,
     now: Timestamp,
 ) {
-    let Some(terms) = prices.lists.breakdown(attributes, now) else {
+    let Some(Breakdown { terms, unlisted }) = prices.lists.breakdown(attributes, now) else {
         page.row("  priced", "by a list that is gone: the last rate goes on");
         return;
     };
@@ -167,6 +167,9 @@ fn priced(
                 describe_component(term, attributes)
             ),
         );
+    }
+    for resource in unlisted {
+        page.row("  compute", &format!("unknown: no row for {resource}"));
     }
 }
 

@@ -530,7 +530,7 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
         },
         ..facts("nvidia.com/gpu", &[H100, P5])
     };
-    let terms = lists.breakdown(&pod, at(NOW)).unwrap();
+    let terms = lists.breakdown(&pod, at(NOW)).unwrap().terms;
     let said: Vec<_> = terms
         .iter()
         .map(|term| (term.list, term.per_hour))
@@ -551,7 +551,7 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
         instance_type: None,
         ..pod
     };
-    let terms = lists.breakdown(&elsewhere, at(NOW)).unwrap();
+    let terms = lists.breakdown(&elsewhere, at(NOW)).unwrap().terms;
     assert!(matches!(terms[1].row, PriceRow::Cores { .. }), "{terms:?}");
     let sum: Money = terms.iter().map(|term| term.per_hour).sum();
     assert_eq!(
@@ -587,9 +587,31 @@ fn a_pod_of_several_kinds_of_gpus_costs_the_sum_of_all() {
         all.gpu_seconds(at(NOW), at("2026-11-24T00:00:07Z")),
         2 + 6 + 14
     );
-    // what one of them costs is not known, and unknown is not zero
-    let gaudi = facts("habana.ai/gaudi", &[]);
-    assert_eq!(compute(&small.with_other_gpus([gaudi])), None);
+}
+
+#[test]
+fn a_kind_of_gpus_without_a_price_takes_none_from_the_others_whichever_is_first() {
+    let catalog = one(PriceList {
+        gpus: vec![gpu("H100", "nvidia.com/gpu", "7")],
+        ..PriceList::default()
+    });
+    let (h100, gaudi) = (
+        facts("nvidia.com/gpu", &[H100]),
+        facts("habana.ai/gaudi", &[]),
+    );
+    for pod in [
+        h100.clone().with_other_gpus([gaudi.clone()]),
+        gaudi.clone().with_other_gpus([h100]),
+    ] {
+        // what is known is not all of it
+        let PriceLookup::Provisional(quote) = catalog.price(&pod, at(NOW)) else {
+            panic!("{:?}", catalog.price(&pod, at(NOW)));
+        };
+        assert_eq!(quote.cost.compute, money("14"));
+        let breakdown = catalog.breakdown(&pod, at(NOW)).unwrap();
+        assert_eq!(breakdown.unlisted, ["habana.ai/gaudi"]);
+    }
+    assert_eq!(catalog.price(&gaudi, at(NOW)), PriceLookup::Unknown);
 }
 
 #[test]
