@@ -79,7 +79,7 @@ impl GpuAllocations {
             if is_elsewhere {
                 claims.sharing.insert(pod::uid(pod).to_owned());
             }
-            let gpus = all_gpus(pod, kinds);
+            let gpus = all_gpus(stores, pod, kinds);
             if !gpus.is_empty() {
                 let entry = (gpus, Volumes::new());
                 claims.held.insert(pod::uid(pod).to_owned(), entry);
@@ -131,7 +131,7 @@ impl GpuAllocations {
         if is_elsewhere {
             all.sharing.insert(pod::uid(pod).to_owned());
         }
-        let gpus = all_gpus(pod, kinds);
+        let gpus = all_gpus(stores, pod, kinds);
         if !gpus.is_empty() {
             let entry = (gpus, Volumes::new());
             all.held.insert(pod::uid(pod).to_owned(), entry);
@@ -180,7 +180,10 @@ impl GpuAllocations {
         spec: &PodSpec,
         pod: Option<&Pod>,
     ) -> Option<PricingAttributes> {
-        let mut kinds = pod::gpus_of(spec).into_iter().map(|(resource, gpus)| {
+        let kinds = pod::gpus_of(spec).into_iter();
+        let kinds =
+            kinds.filter(|(resource, _)| pod.is_none_or(|pod| may_get(stores, pod, resource)));
+        let mut kinds = kinds.map(|(resource, gpus)| {
             let attributes = PricingAttributes::default();
             PricingAttributes {
                 resource,
@@ -323,10 +326,25 @@ impl Gpus {
     }
 }
 
+/// Whether the pod's node has units of this resource, as far as it is known. A kubelet admits a pod that was
+/// bound to it by `nodeName` without the resources that its node does not list, so the pod runs and holds
+/// none of them. A resource whose plugin is away is listed with zero units.
+fn may_get(stores: &Stores, pod: &Pod, resource: &str) -> bool {
+    let node = pod::node_name(pod).and_then(|name| cached(&stores.nodes, &Key::new("", name)));
+    let Some(status) = node.as_ref().and_then(|node| node.status.as_ref()) else {
+        return true;
+    };
+    let mut listed = [&status.capacity, &status.allocatable]
+        .into_iter()
+        .flatten();
+    listed.any(|amounts| amounts.contains_key(resource))
+}
+
 /// The GPUs that the pod holds, of each kind, the highest count first.
-fn all_gpus(pod: &Pod, by_claims: BTreeMap<DeviceModel, u32>) -> Vec<Gpus> {
+fn all_gpus(stores: &Stores, pod: &Pod, by_claims: BTreeMap<DeviceModel, u32>) -> Vec<Gpus> {
     let extended = pod::gpus(pod).into_iter();
-    let extended = extended.filter(|(resource, _)| !is_by_claim(pod, resource));
+    let extended = extended
+        .filter(|(resource, _)| !is_by_claim(pod, resource) && may_get(stores, pod, resource));
     let extended = extended.map(|(resource, count)| Gpus {
         resource,
         count,

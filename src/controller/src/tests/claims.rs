@@ -96,6 +96,23 @@ fn seconds(from: Timestamp, to: Timestamp) -> i128 {
     (to.as_second() - from.as_second()).into()
 }
 
+/// A kubelet admits a pod that names its node itself without the resources that the node does not list.
+#[tokio::test]
+async fn what_a_node_does_not_offer_is_held_by_no_pod_and_takes_no_price_from_the_rest() {
+    let mut stage = stage().await;
+    let pod =
+        |limits: Value| json!({"containers": [{"name": "c", "resources": {"limits": limits}}]});
+    let with_another = json!({"nvidia.com/gpu": "2", "gpu.intel.com/xe": "5"});
+    notebook(&stage, "free", pod(with_another)).await;
+    let nothing = json!({"gpu.intel.com/xe": "1000000"});
+    notebook(&stage, "nothing", pod(nothing)).await;
+    stage.seconds(5).await;
+    let charge = open(&stage, "free").unwrap();
+    assert_eq!(charge.rate().unwrap().cost.compute, "7.2".parse().unwrap());
+    assert!(charge.attributes().other_gpus.is_empty());
+    assert!(open(&stage, "nothing").is_none());
+}
+
 /// Case T3: every GPU resource counts, whatever stands first.
 #[tokio::test]
 async fn all_kinds_of_gpus_that_a_pod_holds_are_charged() {
