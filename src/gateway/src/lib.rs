@@ -171,11 +171,11 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     let readiness = Readiness::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
-    let demand_server = DemandServer {
-        client: client.clone(),
-        controller_user: options.controller_service_account,
-        demand: demand.clone(),
-    };
+    let demand_server = DemandServer::new(
+        client.clone(),
+        options.controller_service_account,
+        demand.clone(),
+    );
     let certificate = CertificateFiles {
         certificate: options.tls_cert,
         key: options.tls_key,

@@ -214,9 +214,9 @@ mod tests {
             let lines = "other 1\n".repeat(1 << 10);
             while stream.write_all(lines.as_bytes()).await.is_ok() {}
         });
-        let read = Scraper
-            .read(address.ip(), &source(address.port()), None)
-            .await;
-        assert!(matches!(read, Err(Error::TooLong)), "{read:?}");
+        let source = source(address.port());
+        let read = Scraper.read(address.ip(), &source, None);
+        let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+        assert!(matches!(read, Ok(Err(Error::TooLong))), "{read:?}");
     }
 }
