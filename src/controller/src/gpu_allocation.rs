@@ -25,6 +25,12 @@ use crate::resource_claim;
 /// Gibibytes by storage class.
 type Volumes = BTreeMap<String, u32>;
 
+/// Adds gibibytes of a storage class, of which users may ask for any number.
+fn add_volume(volumes: &mut Volumes, class: String, gib: u32) {
+    let sum = volumes.entry(class).or_default();
+    *sum = sum.saturating_add(gib);
+}
+
 /// The GPUs that a pod holds.
 #[derive(Clone, Debug)]
 struct Gpus {
@@ -98,7 +104,7 @@ impl GpuAllocations {
                 let claim = find(&stores.volume_claims, pod, &name);
                 let provisioned = claim.as_deref().and_then(|claim| gib(claim, false));
                 if let Some((class, gib)) = provisioned {
-                    *volumes.entry(class).or_default() += gib;
+                    add_volume(volumes, class, gib);
                 }
             }
         }
@@ -206,7 +212,7 @@ impl GpuAllocations {
                 (None, None) => None,
             };
             if let Some((class, gib)) = size {
-                *volumes.entry(class).or_default() += gib;
+                add_volume(&mut volumes, class, gib);
             }
         }
         let most = PricingAttributes {

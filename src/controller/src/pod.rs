@@ -21,6 +21,9 @@ use crate::{pod_mark, pod_resources};
 /// The kubelet writes a pod's first conditions within this time of the pod's start.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(10);
 
+/// No node has so many units of a GPU resource, in whatever parts: a pod that asks for more counts as one that
+/// asks for these.
+pub(crate) const MAX_GPUS: u32 = 65_536;
 /// No pod has so many kinds of accelerators; further ones are not named.
 const MAX_UNKNOWN_ACCELERATORS: usize = 16;
 /// As long as names of objects may be.
@@ -409,7 +412,8 @@ pub(crate) fn gpus_of(spec: &PodSpec) -> Vec<(String, u32)> {
     let counts = all
         .filter(|(name, _)| is_gpu(name))
         .filter_map(|(name, milli)| {
-            let count = u32::try_from(milli / 1000).ok()?;
+            let count = (milli / 1000).clamp(0, i64::from(MAX_GPUS));
+            let count = u32::try_from(count).ok()?;
             (count > 0).then_some((name, count))
         });
     let mut counts: Vec<_> = counts.collect();

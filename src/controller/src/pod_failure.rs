@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use crate::training::job::labelled_role;
 
 /// Kubernetes' label of the pods of an Indexed Job.
-const INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
+pub(crate) const INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 /// Kubernetes' condition of a pod that the cluster takes away: evicted, preempted, by a taint, with its
 /// node.
 pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";

@@ -75,6 +75,8 @@ pub(crate) use change::{CacheChange, CacheChanges, CachedKind, cached, key_of};
 pub(crate) use namespace_index::NamespaceIndex;
 #[cfg(test)]
 pub(crate) use pruning::CachePolicy;
+#[cfg(test)]
+pub(crate) use pruning::prune;
 pub(crate) use tombstones::Tombstones;
 pub(crate) use trigger::{Trigger, Triggers};
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! What caches keep of an object, and which objects trigger a sync of accounts.
 
 use bursar_api::lenient::Validate;
-use bursar_api::names::{DELETION_COST_ANNOTATION, NAMESPACE_LABEL};
+use bursar_api::names::{
+    APPLY_NOW_ANNOTATION, DELETION_COST_ANNOTATION, DISRUPTIONS_ANNOTATION, DRAINING_ANNOTATION,
+    KIND_LABEL, LAUNCHER_FILES_ANNOTATION, LEADER_ANNOTATION, NAMESPACE_LABEL, REFUSED_ANNOTATION,
+    RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+    RETRY_HAD_ROOM_ANNOTATION, ROLE_LABEL, SERVING_LABEL, SPEC_HASH_ANNOTATION, WORKLOAD_LABEL,
+};
 use bursar_api::quantities::FieldError;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{
@@ -26,6 +31,7 @@ use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
 use crate::owned_fields::compared_fields;
 use crate::pod;
+use crate::pod_failure::INDEX_LABEL;
 use crate::resource_claim;
 
 /// How the cache of a kind treats its objects.
@@ -128,18 +134,57 @@ impl CachePolicy for PriorityClass {
     const KIND: CachedKind = CachedKind::PriorityClass;
 }
 
+/// The annotations that are read of cached objects.
+const READ_ANNOTATIONS: [&str; 13] = [
+    APPLY_NOW_ANNOTATION,
+    DELETION_COST_ANNOTATION,
+    DISRUPTIONS_ANNOTATION,
+    DRAINING_ANNOTATION,
+    LAUNCHER_FILES_ANNOTATION,
+    LEADER_ANNOTATION,
+    REFUSED_ANNOTATION,
+    RESTART_AT_ANNOTATION,
+    RESTARTS_ANNOTATION,
+    RETRIES_ANNOTATION,
+    RETRY_AT_ANNOTATION,
+    RETRY_HAD_ROOM_ANNOTATION,
+    SPEC_HASH_ANNOTATION,
+];
+/// Bursar writes no annotation that has more bytes: a longer one is somebody else's, and counts as absent.
+const MAX_ANNOTATION_BYTES: usize = 2048;
+/// The API server takes owner references of any length. No object has a longer kind, name or UID.
+const MAX_OWNER_CHARACTERS: usize = 253;
+
 /// Takes away what is not read of an object: annotations of others, of which a user can write 256 KB,
 /// owners that do not control it, and what its kind leaves out.
-pub(super) fn prune<K: CachePolicy>(object: &mut K) {
+pub(crate) fn prune<K: CachePolicy>(object: &mut K) {
     let metadata = object.meta_mut();
     if let Some(annotations) = &mut metadata.annotations {
-        annotations
-            .retain(|key, _| key.starts_with("bursar.dev/") || key == DELETION_COST_ANNOTATION);
+        annotations.retain(|key, value| {
+            READ_ANNOTATIONS.contains(&key.as_str()) && value.len() <= MAX_ANNOTATION_BYTES
+        });
     }
     if let Some(owners) = &mut metadata.owner_references {
         owners.retain(|owner| owner.controller == Some(true));
+        for owner in owners {
+            for text in [
+                &mut owner.api_version,
+                &mut owner.kind,
+                &mut owner.name,
+                &mut owner.uid,
+            ] {
+                cut(text);
+            }
+        }
     }
     object.prune();
+}
+
+/// Leaves as much of a text as a name can have.
+fn cut(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_OWNER_CHARACTERS) {
+        *text = text[..end].to_owned();
+    }
 }
 
 /// Prunes who wrote which field; when stays, and whether it was the status.
@@ -268,18 +313,19 @@ fn prune_metadata<K: ResourceExt>(object: &mut K) {
     object.labels_mut().clear();
 }
 
-/// Labels that say whose a pod is, what it is, and which worker of its gang.
-fn is_read_of_pods(label: &str) -> bool {
-    let others = [
-        "app",
-        "pod-template-hash",
-        "app.kubernetes.io/name",
-        "app.kubernetes.io/component",
-    ];
-    label.starts_with("bursar.dev/")
-        || label.starts_with("batch.kubernetes.io/")
-        || others.contains(&label)
-}
+/// Labels that say whose a pod is, what it is, and which worker of its gang. A user can write very many
+/// that begin as they do.
+const READ_LABELS_OF_PODS: [&str; 9] = [
+    KIND_LABEL,
+    WORKLOAD_LABEL,
+    ROLE_LABEL,
+    SERVING_LABEL,
+    "app",
+    "pod-template-hash",
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/component",
+    INDEX_LABEL,
+];
 
 impl CachePolicy for Pod {
     const KIND: CachedKind = CachedKind::Pod;
@@ -287,7 +333,8 @@ impl CachePolicy for Pod {
     /// The times of status writes stay: they date ends that the kubelet did not.
     fn prune(&mut self) {
         prune_managers(self.managed_fields_mut());
-        self.labels_mut().retain(|key, _| is_read_of_pods(key));
+        self.labels_mut()
+            .retain(|key, _| READ_LABELS_OF_PODS.contains(&key.as_str()));
         let Some(spec) = &mut self.spec else { return };
         spec.volumes = spec.volumes.take().map(charged_volumes);
         (
@@ -311,8 +358,7 @@ impl CachePolicy for Pod {
     }
 
     fn triggers(&self) -> bool {
-        self.labels()
-            .contains_key(bursar_api::names::WORKLOAD_LABEL)
+        self.labels().contains_key(WORKLOAD_LABEL)
             || pod::may_hold_gpus(self)
             || pod::is_gateway(self)
     }
@@ -394,6 +440,7 @@ mod tests {
             .map(|number| (format!("label-{number}"), "value"))
             .collect();
         let owner = |controller: bool| json!({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u", "controller": controller});
+        let forged = json!({"apiVersion": long, "kind": long, "name": long, "uid": long, "controller": true});
         let mut pod = json!({
             "metadata": {
                 "name": "p", "namespace": "team", "labels": labels, "annotations": {"note": long},
@@ -410,10 +457,27 @@ mod tests {
             .as_array_mut()
             .unwrap()
             .push(owner(true));
-        let kept: Pod = pruned(pod);
+        let kept: Pod = pruned(pod.clone());
         let bytes = serde_json::to_string(&kept).unwrap().len();
         assert!(bytes < 500, "{bytes} bytes");
         assert_eq!(pod::label(&kept, "bursar.dev/workload"), Some("chat"));
         assert_eq!((pod::maker(&kept), pod::gpus(&kept)[0].1), (Some("u"), 1));
+
+        // names that begin as those that are read, and values without end of these
+        for prefix in ["bursar.dev/", "batch.kubernetes.io/"] {
+            for number in 0..3_000 {
+                pod["metadata"]["labels"][format!("{prefix}{number}")] = json!("x".repeat(63));
+                pod["metadata"]["annotations"][format!("{prefix}{number}")] = json!("x");
+            }
+        }
+        for name in READ_ANNOTATIONS {
+            pod["metadata"]["annotations"][name] = json!(long);
+        }
+        pod["metadata"]["ownerReferences"] = json!([forged]);
+        let kept: Pod = pruned(pod);
+        let bytes = serde_json::to_string(&kept).unwrap().len();
+        assert!(bytes < 1_500, "{bytes} bytes");
+        assert_eq!(kept.labels().len(), 1, "{:?}", kept.labels());
+        assert_eq!(kept.annotations().len(), 0, "{:?}", kept.annotations());
     }
 }

@@ -246,6 +246,37 @@ async fn a_volume_is_charged_to_the_pod_that_was_bound_first_and_then_to_the_nex
     );
 }
 
+/// The API server takes any quantity: two of these are more gibibytes than a number of 32 bits has.
+#[tokio::test]
+async fn volumes_of_any_size_are_charged_and_stop_nothing() {
+    let mut stage = stage().await;
+    let mut volumes = Vec::new();
+    for name in ["large", "larger"] {
+        let asked = json!({"requests": {"storage": "8Ei"}});
+        let spec = json!({"storageClassName": "fast", "resources": asked});
+        let claim = json!({"metadata": {"name": name}, "spec": spec});
+        stage.world.create::<PersistentVolumeClaim>(claim).await;
+        volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    }
+    let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+    let container = json!({"name": "c", "image": "engine", "resources": limits});
+    let template = json!({"spec": {"containers": [container], "volumes": volumes}});
+    let spec = json!({"engine": "vLLM", "minReplicas": 0, "maxReplicas": 3, "template": template});
+    let service = json!({"metadata": {"name": "chat"}, "spec": spec});
+    stage.world.create::<InferenceDeployment>(service).await;
+    stage.seconds(2).await;
+    let explained = stage.leader.explain("team", stage.world.now);
+    let rate = explained.services[0].replica_rate_per_hour.unwrap();
+    assert!(rate > "3.6".parse().unwrap(), "they are not free: {rate}");
+    for name in ["large", "larger"] {
+        let capacity = json!({"capacity": {"storage": "8Ei"}});
+        set_status::<PersistentVolumeClaim>(&stage, name, capacity).await;
+    }
+    notebook(&stage, "book", json!({"volumes": volumes})).await;
+    stage.seconds(2).await;
+    assert_eq!(gib(&stage, "book"), Some(u32::MAX));
+}
+
 #[tokio::test]
 async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_are_charged_to_nobody() {
     let mut stage = stage().await;

@@ -32,7 +32,7 @@ use crate::actor::Actor;
 use crate::api_calls::ApiError;
 use crate::cache::{
     CacheChange, CacheChanges, CachePolicy, NamespaceIndex, Observers, Stores, Tombstones,
-    UnreadableObjects, key_of,
+    UnreadableObjects, key_of, prune,
 };
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
@@ -118,7 +118,7 @@ caches! {
 }
 
 fn pruned<K: CachePolicy>(mut objects: Vec<K>) -> Vec<K> {
-    objects.iter_mut().for_each(CachePolicy::prune);
+    objects.iter_mut().for_each(prune);
     objects
 }
 

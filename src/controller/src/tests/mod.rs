@@ -29,6 +29,7 @@ mod lease;
 mod ledger;
 mod many_pods;
 mod nodes;
+mod odd_metadata;
 mod odd_pods;
 mod pause;
 mod ports;
