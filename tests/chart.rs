@@ -146,6 +146,47 @@ fn the_controller_takes_every_network_of_signals_that_the_chart_allows() {
 }
 
 /// Secrets are read where their namespace says so, and nowhere by default.
+/// Neither `edit` nor `admin` has more of Bursar than Kubernetes gives, and whoever may edit workloads may not write what they cost.
+#[test]
+fn no_role_for_people_lets_who_edits_workloads_write_money() {
+    let roles = file("templates/user-roles.yaml");
+    for joined in ["aggregate-to-edit", "aggregate-to-admin"] {
+        assert!(!roles.contains(joined), "{joined}");
+    }
+    let role = Regex::new(
+        r#"\(dict "name" "([\w-]+)" "resources" (\$\w+|\(list [^)]*\)) "verbs" (\$\w+|\(list [^)]*\))(?: "scale" true)?( "view" true)?\)"#,
+    )
+    .unwrap();
+    let mut names = Vec::new();
+    for found in role.captures_iter(&roles) {
+        let (name, resources, verbs) = (&found[1], &found[2], &found[3]);
+        let is_of_money = |kind: &&str| resources.contains(kind);
+        let money = [
+            "spendrecords",
+            "spendcorrections",
+            "pricelists",
+            "budgetpolicies",
+        ];
+        let of_money = money.iter().filter(|kind| is_of_money(kind)).count();
+        match name {
+            "bursar-workload-editor" => assert_eq!((resources, of_money), ("$workloads", 0)),
+            // finance signs, and takes nothing back
+            "bursar-accountant" => assert_eq!(verbs, r#"(list "get" "list" "watch" "create")"#),
+            "bursar-budget-editor" => assert_eq!(resources, r#"(list "budgetpolicies")"#),
+            "bursar-price-editor" => assert_eq!(resources, r#"(list "pricelists")"#),
+            _ => assert_eq!(verbs, "$read", "{name}"),
+        }
+        // `view` sees one namespace: these are of the cluster, and name all of them
+        let is_of_all = ["spendrecords", "spendcorrections", "pricelists"];
+        let is_in_view = found.get(4).is_some();
+        assert!(!is_in_view || !is_of_all.iter().any(is_of_money), "{name}");
+        names.push(name.to_owned());
+    }
+    assert_eq!(names.len(), 7, "{names:?}");
+    assert!(roles.contains(r#"{{- $workloads := list "inferencedeployments" "trainingjobs" }}"#));
+    assert!(roles.contains(r#"{{- $read := list "get" "list" "watch" }}"#));
+}
+
 #[test]
 fn no_secret_can_be_read_by_default() {
     let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
