@@ -48,7 +48,7 @@ fn seeds() -> Vec<u64> {
     let given = std::env::var("BURSAR_SEED").ok();
     match given.and_then(|text| text.parse().ok()) {
         Some(seed) => vec![seed],
-        None => vec![1, 2],
+        None => vec![1, 3],
     }
 }
 
