@@ -44,6 +44,7 @@ pub(crate) mod gateways;
 pub(crate) mod growth;
 pub(crate) mod job;
 pub(crate) mod latency;
+mod load_history;
 pub(crate) mod missing_replica_pods;
 pub(crate) mod namespace;
 mod pause;

@@ -9,7 +9,7 @@ use crate::scaling::{
 };
 
 use super::event::{EngineMeasures, HeldRequests, Measurement, Name};
-use super::latency::LoadNow;
+use super::load_history::LoadNow;
 use super::service::{Replica, ServiceState, first_read_by};
 
 /// What signals are read from, at one time.
