@@ -314,7 +314,7 @@ impl Service {
 /// What a service's demand asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recommendation {
-    /// Requests waiting, running and held; `None` if unknown.
+    /// Requests waiting, running and held; `None` if unknown, as where nothing is read of the engines.
     pub queue_depth: Option<u64>,
     /// Replicas that the demand asks for, before any window or bound.
     pub recommended: u32,
@@ -386,7 +386,9 @@ fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, Ch
     let on_replicas = service.engine.at_least();
     let known = on_replicas.saturating_add(held);
     let unknown = service.unknown();
-    let total = unknown.is_none().then_some(known);
+    // what gateways forward is on replicas, and nobody tells how much of it is done
+    let is_counted = service.request_signal != RequestSignal::AtGateways;
+    let total = (unknown.is_none() && is_counted).then_some(known);
     let held_at = current.max(service.decided);
     if let Some(why) = &service.paused {
         let reason = why.to_string();
@@ -407,7 +409,12 @@ fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, Ch
     if let Some(why) = unknown {
         let carried = service.with_broken(carry);
         let fallback = service.fallback(now);
-        let sum = format!("queue depth at least {known} ({on_replicas} on replicas, {held} held)");
+        let sum = match is_counted {
+            true => {
+                format!("queue depth at least {known} ({on_replicas} on replicas, {held} held)")
+            }
+            false => format!("at least {held} held at gateways"),
+        };
         let (desired, reason, limits) = match fallback {
             Some((replicas, since)) => {
                 let why_so_many = service.why(&sum, known);
@@ -436,18 +443,22 @@ fn recommend_by_demand(service: &Service, now: Timestamp) -> (Recommendation, Ch
         return (asked, limits);
     }
     let depth = known;
-    let sum = format!("queue depth {depth} ({on_replicas} on replicas, {held} held)");
+    let sum = match is_counted {
+        true => format!("queue depth {depth} ({on_replicas} on replicas, {held} held)"),
+        false => format!("{held} held at gateways"),
+    };
+    let queue_depth = is_counted.then_some(depth);
     if depth == 0 && service.has_no_other_demand() {
         let requests = (service.request_signal != RequestSignal::None).then_some(sum);
         let reason = service.with_signals(requests);
-        return recommend_idle(service, now, keep_replicas(Some(0), 0, None, reason));
+        return recommend_idle(service, now, keep_replicas(queue_depth, 0, None, reason));
     }
     let reason = service.why(&sum, depth);
     let recommended = service.with_broken(carry.max(1));
     let asked = Recommendation {
         desired: recommended,
         requeue_at: service.forecast_changes,
-        ..keep_replicas(Some(depth), recommended, None, reason)
+        ..keep_replicas(queue_depth, recommended, None, reason)
     };
     (asked, ChangeLimits::Windows)
 }

@@ -213,11 +213,20 @@ fn requests_at_gateways_ask_for_replicas_of_an_engine_that_tells_nothing() {
     tell(&mut model, 400, [at_gateway(0, 2)]);
     let decision = model.service(&key()).unwrap().decision;
     assert_eq!((decision.allowed, decision.unknown), (3, None));
+    // so how many requests wait and run on it is not known, which is not zero
+    assert_eq!(decision.queue_depth, None);
+    let why = "0 held at gateways; measure 2 / target 4 = 1";
+    assert!(
+        decision.reason.contains(why) && !decision.reason.contains("queue depth"),
+        "{}",
+        decision.reason
+    );
     tell(&mut model, 430, []);
     assert_eq!(allowed(&model), 1, "{}", reason(&model));
     tell(&mut model, 431, [at_gateway(0, 0)]);
     tell(&mut model, 492, []);
-    assert_eq!(allowed(&model), 0, "{}", reason(&model));
+    let decision = model.service(&key()).unwrap().decision;
+    assert_eq!((decision.allowed, decision.queue_depth), (0, None));
 }
 
 #[test]
