@@ -1,6 +1,6 @@
 //! What is learned of how latencies follow the requests on replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,6 +9,7 @@ use crate::scaling::{
     Percentile, micros,
 };
 
+use super::event::Name;
 use super::load_history::{LoadHistory, LoadNow, Segment};
 
 /// A percentile is of so long at least, ...
@@ -60,13 +61,22 @@ impl Window {
     }
 }
 
+/// Which replicas serve, or have served and are still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Serving {
+    None,
+    /// Those that did before, or the first ones.
+    Same,
+    /// Another one has begun to.
+    Further,
+}
+
 /// What is learned of one latency.
 #[derive(Clone, Debug, PartialEq)]
 struct LearnedLatency {
     objective: SignedDuration,
     limits: ConcurrencyLimits,
     window: Option<Window>,
-    serving: u32,
     /// That of the last window; `None` if it had too few values.
     p95: Option<Percentile>,
     /// The same with what goes with it; `None` if it cannot be told whether the objective was met.
@@ -79,7 +89,6 @@ impl LearnedLatency {
             objective,
             limits: ConcurrencyLimits::default(),
             window: None,
-            serving: 0,
             p95: None,
             last: None,
         }
@@ -96,22 +105,20 @@ impl LearnedLatency {
         window.from.checked_add(lasts).ok()
     }
 
-    fn observe(&mut self, segment: Option<Segment>, load: Option<LoadNow>, now: Timestamp) {
+    fn observe(&mut self, segment: Option<Segment>, serving: Serving, now: Timestamp) {
         self.limits.expire(now);
-        let serving = load.map_or(0, |load| load.serving);
-        let is_first = self.serving == 0;
-        let before = std::mem::replace(&mut self.serving, serving);
-        if serving == 0 {
+        if serving == Serving::None {
             (self.window, self.p95, self.last) = (None, None, None);
             return;
         }
         // the clock may have been set back
         let is_over = |window: &Window| window.from.duration_since(now) > SETTLES;
-        if self.window.as_ref().is_none_or(is_over) || serving > before {
-            let from = match is_first {
-                true => now,
-                false => now.saturating_add(SETTLES).unwrap_or(now),
-            };
+        let from = match serving {
+            Serving::Further => Some(now.saturating_add(SETTLES).unwrap_or(now)),
+            _ if self.window.as_ref().is_none_or(is_over) => Some(now),
+            _ => None,
+        };
+        if let Some(from) = from {
             (self.window, self.p95, self.last) = (Some(Window::new(from)), None, None);
         }
         let Some(window) = &mut self.window else {
@@ -161,10 +168,23 @@ impl LatencyState {
     }
 }
 
+/// Whether a replica serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplicaState {
+    /// It takes requests.
+    Serves,
+    /// It does not, or not at the moment.
+    Unready,
+    /// Its engine has ended: what it will be is another one.
+    Crashed,
+}
+
 /// What is learned of the latencies of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LearnedLatencies {
     load: LoadHistory,
+    /// The replicas that have served and are still there, by their UIDs.
+    served: BTreeSet<Name>,
     latencies: BTreeMap<LatencyMeasure, LearnedLatency>,
 }
 
@@ -185,7 +205,7 @@ impl LearnedLatencies {
             })
             .collect();
         if self.latencies.is_empty() {
-            self.load = LoadHistory::default();
+            (self.load, self.served) = Default::default();
         }
     }
 
@@ -210,14 +230,45 @@ impl LearnedLatencies {
         }
     }
 
-    /// Takes the requests on replicas from now on; `None` while they are not known.
-    pub(crate) fn observe(&mut self, load: Option<LoadNow>, now: Timestamp) {
+    /// Takes the requests on replicas from now on, `None` while they are not known, and whether each of its
+    /// replicas serves.
+    pub(crate) fn observe<'a>(
+        &mut self,
+        load: Option<LoadNow>,
+        replicas: impl IntoIterator<Item = (&'a Name, ReplicaState)>,
+        now: Timestamp,
+    ) {
         if self.latencies.is_empty() {
             return;
         }
+        let serving = self.observe_replicas(replicas);
         let segment = self.load.observe(load, now);
         for learned in self.latencies.values_mut() {
-            learned.observe(segment, load, now);
+            learned.observe(segment, serving, now);
+        }
+    }
+
+    /// One that cannot be read, or is not ready for a while, has not begun to serve when that is over: else
+    /// an overload, which makes reads and probes time out, would keep itself from being measured.
+    fn observe_replicas<'a>(
+        &mut self,
+        replicas: impl IntoIterator<Item = (&'a Name, ReplicaState)>,
+    ) -> Serving {
+        let before = std::mem::take(&mut self.served);
+        let mut begins = false;
+        for (uid, state) in replicas {
+            let has_served = before.contains(uid);
+            match state {
+                ReplicaState::Serves => begins |= !has_served,
+                ReplicaState::Unready if has_served => {}
+                ReplicaState::Unready | ReplicaState::Crashed => continue,
+            }
+            self.served.insert(uid.clone());
+        }
+        match (self.served.is_empty(), before.is_empty()) {
+            (true, _) => Serving::None,
+            (false, false) if begins => Serving::Further,
+            (false, _) => Serving::Same,
         }
     }
 
@@ -292,8 +343,15 @@ mod tests {
             if values > 0 {
                 learned.add(TTFT, &counted(values, fast), now);
             }
-            learned.observe(Some(LoadNow { requests, serving }), now);
+            observe(learned, (requests, serving), now);
         }
+    }
+
+    /// So many requests on the first ones of some replicas.
+    fn observe(learned: &mut LearnedLatencies, (requests, serving): (u64, u32), now: Timestamp) {
+        let names: Vec<Name> = (0..serving).map(|nth| nth.to_string().into()).collect();
+        let replicas = names.iter().map(|uid| (uid, ReplicaState::Serves));
+        learned.observe(Some(LoadNow { requests, serving }), replicas, now);
     }
 
     fn asked(learned: &LearnedLatencies, current: u32) -> (u32, LatencyReason) {
@@ -353,11 +411,7 @@ mod tests {
             if second % 30 == 1 {
                 learned.add(TTFT, &counted(40, false), now);
             }
-            let load = LoadNow {
-                requests,
-                serving: 8,
-            };
-            learned.observe(Some(load), now);
+            observe(&mut learned, (requests, 8), now);
             let (replicas, reason) = asked(&learned, 8);
             assert!(replicas >= 8, "at {second} s: {replicas}, {reason:?}");
             assert_ne!(reason, LatencyReason::Unattainable, "at {second} s");
@@ -373,11 +427,7 @@ mod tests {
         for second in 32..100 {
             let now = at(second * 1_000);
             learned.add(TTFT, &mixed(92, 100), now);
-            let load = LoadNow {
-                requests: 100,
-                serving: 12,
-            };
-            learned.observe(Some(load), now);
+            observe(&mut learned, (100, 12), now);
         }
         let p95 = learned.state(TTFT, 12).unwrap().p95.unwrap();
         assert_eq!(p95.is_within(500_000), Some(true));
@@ -407,11 +457,7 @@ mod tests {
         for second in 0..40 {
             let now = at(second * 1_000);
             learned.add(TTFT, &slow, now);
-            let load = LoadNow {
-                requests: 20,
-                serving: 2,
-            };
-            learned.observe(Some(load), now);
+            observe(&mut learned, (20, 2), now);
         }
         let state = learned.state(TTFT, 2).unwrap();
         let why = state.unverifiable().unwrap();

@@ -9,6 +9,7 @@ use crate::scaling::{
 };
 
 use super::event::{EngineMeasures, HeldRequests, Measurement, Name};
+use super::latency::ReplicaState;
 use super::load_history::LoadNow;
 use super::service::{Replica, ServiceState, first_read_by};
 
@@ -32,7 +33,17 @@ impl ServiceState {
         sources: &SignalSources<'_>,
         now: Timestamp,
     ) -> (Vec<MeasuredSignal>, Option<Timestamp>) {
-        self.latencies.observe(load(sources.replicas, now), now);
+        let replicas = sources.replicas.iter().map(|replica| {
+            let (uid, pod, _) = replica;
+            let state = match &pod.start_failure {
+                _ if serves(replica) => ReplicaState::Serves,
+                Some(_) => ReplicaState::Crashed,
+                None => ReplicaState::Unready,
+            };
+            (*uid, state)
+        });
+        let load = load(sources.replicas, now);
+        self.latencies.observe(load, replicas, now);
         let signals = self.spec.iter().flat_map(|spec| &spec.signals);
         let measured = signals.map(|(name, rule)| {
             let (target, value) = self.measured_signal(name, *rule, sources, now);
@@ -142,8 +153,11 @@ impl<T> EngineParts<'_, T> {
 
 /// Replicas that take requests.
 fn serving<'a>(replicas: &'a [Replica<'a>]) -> impl Iterator<Item = &'a Replica<'a>> {
-    let serves = |(_, pod, _): &&Replica<'_>| pod.ready_since.is_some() && pod.deletion.is_none();
-    replicas.iter().filter(serves)
+    replicas.iter().filter(|replica| serves(replica))
+}
+
+fn serves((_, pod, _): &Replica<'_>) -> bool {
+    pod.ready_since.is_some() && pod.deletion.is_none()
 }
 
 /// A measure of the engines of replicas that take requests.

@@ -5,6 +5,7 @@
 mod behavior;
 mod counting;
 mod growth;
+mod latency_readings;
 mod latency_simulation;
 mod measures;
 

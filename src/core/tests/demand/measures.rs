@@ -15,10 +15,10 @@ use jiff::tz::TimeZone;
 
 use crate::*;
 
-const TTFT: LatencyMeasure = LatencyMeasure::TimeToFirstToken;
+pub(crate) const TTFT: LatencyMeasure = LatencyMeasure::TimeToFirstToken;
 
 /// A service of at most 20 replicas that follows one signal, and whose requests keep one.
-fn following(rule: SignalRule) -> Service {
+pub(crate) fn following(rule: SignalRule) -> Service {
     Service {
         max: 20,
         request_signal: RequestSignal::Activity,
@@ -28,7 +28,7 @@ fn following(rule: SignalRule) -> Service {
 }
 
 /// A model of this service with so many replicas, each ready for long.
-fn model_of(service: Service, names: &[&str]) -> Model {
+pub(crate) fn model_of(service: Service, names: &[&str]) -> Model {
     let mut model = Model::new(TimeZone::UTC, at(-3600));
     let count = u32::try_from(names.len()).unwrap();
     let start = [Event::Service(key(), Some(service)), replicas(count)];
@@ -39,7 +39,7 @@ fn model_of(service: Service, names: &[&str]) -> Model {
 }
 
 /// So many requests on an engine that has answered so many.
-fn counted(pod: &str, requests: u64, answered: u64) -> Event {
+pub(crate) fn counted(pod: &str, requests: u64, answered: u64) -> Event {
     let done = EngineCounters {
         requests: answered,
         ..EngineCounters::default()
@@ -64,7 +64,7 @@ fn cache(pod: &str, part: Result<u64, &str>) -> Event {
 
 /// How many first tokens an engine has written so far, within 100 ms and in all, of which none took more
 /// than two seconds.
-fn first_tokens(pod: &str, fast: u64, all: u64) -> Event {
+pub(crate) fn first_tokens(pod: &str, fast: u64, all: u64) -> Event {
     let buckets = [(100_000, fast), (2_000_000, all), (UNBOUNDED, all)];
     let buckets = buckets.map(|(bound, count)| Bucket { bound, count });
     let histogram = LatencyHistogram::new(buckets.to_vec()).unwrap();
@@ -75,11 +75,11 @@ fn first_tokens(pod: &str, fast: u64, all: u64) -> Event {
     Event::EngineMeasures(pod.into(), measures)
 }
 
-fn allowed(model: &Model) -> u32 {
+pub(crate) fn allowed(model: &Model) -> u32 {
     model.service(&key()).unwrap().decision.allowed
 }
 
-fn reason(model: &Model) -> String {
+pub(crate) fn reason(model: &Model) -> String {
     model.service(&key()).unwrap().decision.reason
 }
 
@@ -326,13 +326,13 @@ fn a_gateway_that_is_silent_takes_no_replica_away() {
 }
 
 /// A service whose first tokens are to come within half a second.
-fn quick() -> Service {
+pub(crate) fn quick() -> Service {
     following(SignalRule::Latency(TTFT, SignedDuration::from_millis(500)))
 }
 
 /// So many requests on each of these replicas, which writes two first tokens in each of these seconds: all
 /// slow, or all fast.
-fn busy_for(
+pub(crate) fn busy_for(
     model: &mut Model,
     seconds: std::ops::Range<i64>,
     pods: &[&str],

@@ -1,0 +1,62 @@
+//! Of which requests and which first tokens measurements of latencies are made: replicas that cannot be read
+//! for a while.
+
+use bursar_core::model::event::{Event, Reading};
+
+use crate::measures::{allowed, busy_for, counted, first_tokens, model_of, quick, reason};
+use crate::*;
+
+#[test]
+fn a_replica_that_cannot_be_read_now_and_then_does_not_keep_an_overloaded_service_from_being_measured()
+ {
+    let mut model = model_of(quick(), &["a", "b"]);
+    let mut most = 0;
+    for second in 1..300 {
+        // once it has many requests, its page times out for ten seconds of each forty
+        let is_silent = second >= 20 && (second - 20) % 40 < 11;
+        if is_silent {
+            busy_for(&mut model, second..second + 1, &["a"], 10, true);
+            let silent = Event::Reading("b".into(), Reading::Stale("no answer".into()));
+            tell(&mut model, second, [silent]);
+        } else {
+            busy_for(&mut model, second..second + 1, &["a", "b"], 10, true);
+        }
+        most = most.max(allowed(&model));
+    }
+    assert_eq!(most, 4, "{}", reason(&model));
+}
+
+#[test]
+fn a_probe_that_fails_now_and_then_does_not_keep_an_overloaded_service_from_being_measured() {
+    let mut model = model_of(quick(), &["a"]);
+    for second in 1..300 {
+        if second % 25 == 0 {
+            let mut unready = ready_pod("a", -600);
+            (unready.ready_since, unready.was_ready) = (None, true);
+            tell(
+                &mut model,
+                second,
+                [Event::Pod("a".into(), Some(Box::new(unready)))],
+            );
+        }
+        if second % 25 == 2 {
+            tell(&mut model, second, [pod("a", second)]);
+        }
+        busy_for(&mut model, second..second + 1, &["a"], 10, true);
+    }
+    assert_eq!(allowed(&model), 2, "{}", reason(&model));
+}
+
+#[test]
+fn nothing_is_measured_before_requests_have_found_a_replica_that_takes_the_place_of_another() {
+    let mut model = model_of(quick(), &["a", "b"]);
+    busy_for(&mut model, 1..20, &["a", "b"], 10, true);
+    // as many as before, and one of them is new
+    let begins = [counted("c", 10, 40), first_tokens("c", 0, 40)];
+    let change = [Event::Pod("b".into(), None), pod("c", 20)];
+    tell(&mut model, 20, change.into_iter().chain(begins));
+    busy_for(&mut model, 20..70, &["a", "c"], 10, true);
+    assert_eq!(allowed(&model), 2, "{}", reason(&model));
+    busy_for(&mut model, 70..90, &["a", "c"], 10, true);
+    assert_eq!(allowed(&model), 4, "{}", reason(&model));
+}
