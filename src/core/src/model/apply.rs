@@ -10,6 +10,7 @@ use crate::scaling::{LatencyMeasure, SignalRule};
 
 use super::budget_terms::KnownTerms;
 use super::capacity::ReservationOwner;
+use super::draining::draining_since;
 use super::event::{
     BatchJob, Deployment, EngineMeasures, Event, Job, Key, Measurement, Name, Node, Owner, Pod,
     PodShape, Reading, Service,
@@ -19,6 +20,7 @@ use super::pause::Pauses;
 use super::pod_cost::pod_set;
 use super::rollout::RolloutProgress;
 use super::service::{EngineState, ServiceState};
+use super::signals::measured_requests;
 use super::spending::AccountSpend;
 use super::state::{Model, PodState};
 use super::timers::TimerKey;
@@ -639,7 +641,10 @@ impl Model {
             name: name.clone(),
         };
         let state = self.services.entry(key.clone()).or_default();
-        if state.read_measures(&mut pod.engine, measures, now) {
+        let leaves = draining_since(&state.draining, uid, &pod.pod).is_some();
+        let requests = measured_requests(&(uid, &pod.pod, &pod.engine), now);
+        let has_requests = requests.is_some() && !leaves;
+        if state.read_measures(&mut pod.engine, measures, has_requests, now) {
             self.marks.services.insert(key);
         }
     }

@@ -385,25 +385,27 @@ impl ServiceState {
         }
     }
 
-    /// Takes what a read of an engine gave of further measures. Returns whether that changes anything.
+    /// Takes what a read of an engine gave of further measures. Its latencies are left out unless its requests
+    /// count as well: one goes with the other. Returns whether that changes anything.
     pub(crate) fn read_measures(
         &mut self,
         engine: &mut EngineState,
         measures: EngineMeasures,
+        has_requests: bool,
         now: Timestamp,
     ) -> bool {
         engine.measured_at = Some(now);
         if engine.measures == measures {
             return false;
         }
-        let is_mixed = self.replaces_pods();
+        let is_left_out = !has_requests || self.replaces_pods();
         for (measure, counted) in &measures.latencies {
             let before = engine.measures.latencies.get(measure);
             // what it has counted before its first read is not of now
             let (Ok(counted), Some(Ok(before))) = (counted, before) else {
                 continue;
             };
-            if let (false, Some(counted)) = (is_mixed, counted.since(before)) {
+            if let (false, Some(counted)) = (is_left_out, counted.since(before)) {
                 self.latencies.add(*measure, &counted, now);
             }
         }

@@ -188,20 +188,28 @@ fn of_engines<'a, T: 'a>(
     parts
 }
 
+/// The requests on a replica that serves, if they are believed. Its latencies count only then: they are of these
+/// requests.
+pub(crate) fn measured_requests(replica: &Replica<'_>, now: Timestamp) -> Option<u64> {
+    let (_, _, engine) = replica;
+    let is_measured = serves(replica) && !engine.is_stalled(now);
+    engine
+        .busy
+        .filter(|_| is_measured && engine.stale.is_none())
+}
+
 /// The requests on replicas, as far as they are known; `None` if nothing is.
 fn load(replicas: &[Replica<'_>], now: Timestamp) -> Option<LoadNow> {
-    let is_believed = |engine: &super::service::EngineState| !engine.is_stalled(now);
-    let known = serving(replicas).filter_map(|(_, _, engine)| {
-        let is_known = engine.stale.is_none() && is_believed(engine);
-        engine.busy.filter(|_| is_known)
-    });
-    let load = known.fold(None, |load: Option<LoadNow>, busy| {
+    let known = replicas
+        .iter()
+        .filter_map(|replica| measured_requests(replica, now));
+    let load = known.fold(None, |load: Option<LoadNow>, requests| {
         let load = load.unwrap_or(LoadNow {
             requests: 0,
             serving: 0,
         });
         Some(LoadNow {
-            requests: load.requests.saturating_add(busy),
+            requests: load.requests.saturating_add(requests),
             serving: load.serving.saturating_add(1),
         })
     });

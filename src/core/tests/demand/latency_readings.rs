@@ -1,7 +1,7 @@
 //! Of which requests and which first tokens measurements of latencies are made: replicas that cannot be read
-//! for a while.
+//! for a while, and replicas that leave.
 
-use bursar_core::model::event::{Event, Reading};
+use bursar_core::model::event::{Event, Reading, Service};
 
 use crate::measures::{allowed, busy_for, counted, first_tokens, model_of, quick, reason};
 use crate::*;
@@ -59,4 +59,27 @@ fn nothing_is_measured_before_requests_have_found_a_replica_that_takes_the_place
     assert_eq!(allowed(&model), 2, "{}", reason(&model));
     busy_for(&mut model, 70..90, &["a", "c"], 10, true);
     assert_eq!(allowed(&model), 4, "{}", reason(&model));
+}
+
+#[test]
+fn a_replica_that_leaves_adds_no_latencies_as_it_adds_no_requests() {
+    let service = Service { min: 2, ..quick() };
+    let mut model = model_of(service, &["a", "b", "c", "d"]);
+    for name in ["c", "d"] {
+        let mut leaving = ready_pod(name, -600);
+        leaving.draining_since = Some(at(0));
+        tell(
+            &mut model,
+            1,
+            [Event::Pod(name.into(), Some(Box::new(leaving)))],
+        );
+    }
+    for second in 1..100 {
+        busy_for(&mut model, second..second + 1, &["a", "b"], 2, false);
+        // what waited there is slow
+        busy_for(&mut model, second..second + 1, &["c", "d"], 30, true);
+    }
+    let why = reason(&model);
+    let fast = "p95 0.095 s, objective 0.5 s (2 requests a replica, 4 are expected to meet it)";
+    assert!(why.contains(fast), "{why}");
 }
