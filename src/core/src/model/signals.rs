@@ -193,9 +193,7 @@ fn of_engines<'a, T: 'a>(
 pub(crate) fn measured_requests(replica: &Replica<'_>, now: Timestamp) -> Option<u64> {
     let (_, _, engine) = replica;
     let is_measured = serves(replica) && !engine.is_stalled(now);
-    engine
-        .busy
-        .filter(|_| is_measured && engine.stale.is_none())
+    engine.requests().filter(|_| is_measured)
 }
 
 /// The requests on replicas, as far as they are known; `None` if nothing is.

@@ -1,7 +1,8 @@
 //! Of which requests and which first tokens measurements of latencies are made: replicas that cannot be read
-//! for a while, and replicas that leave.
+//! for a while, that leave, and that show their requests late.
 
-use bursar_core::model::event::{Event, Reading, Service};
+use bursar_core::model::Model;
+use bursar_core::model::event::{Counting, Event, Reading, Service};
 
 use crate::measures::{allowed, busy_for, counted, first_tokens, model_of, quick, reason};
 use crate::*;
@@ -82,4 +83,41 @@ fn a_replica_that_leaves_adds_no_latencies_as_it_adds_no_requests() {
     let why = reason(&model);
     let fast = "p95 0.095 s, objective 0.5 s (2 requests a replica, 4 are expected to meet it)";
     assert!(why.contains(fast), "{why}");
+}
+
+/// What an engine shows that counts requests at their end.
+fn counted_late(pod: &str, requests: u64) -> Event {
+    let reading = Reading::Counted {
+        requests,
+        counting: Counting::Late,
+        moved: true,
+        done: Default::default(),
+    };
+    Event::Reading(pod.into(), reading)
+}
+
+#[test]
+fn latencies_of_engines_whose_requests_do_not_show_yet_tell_nothing() {
+    let service = Service { min: 2, ..quick() };
+    let mut model = model_of(service, &["a", "b"]);
+    let run = |model: &mut Model, seconds: std::ops::Range<i64>, requests| {
+        for second in seconds {
+            let all = 2 * u64::try_from(second).unwrap();
+            let shown = ["a", "b"].into_iter();
+            let shown =
+                shown.flat_map(|pod| [counted_late(pod, requests), first_tokens(pod, 0, all)]);
+            tell(model, second, shown);
+        }
+    };
+    // each has ten that take longer than this
+    run(&mut model, 1..60, 0);
+    let why = reason(&model);
+    assert!(!why.contains("not met"), "{why}");
+    run(&mut model, 60..100, 10);
+    let why = reason(&model);
+    assert!(
+        why.contains("10 requests a replica have missed it"),
+        "{why}"
+    );
+    assert_eq!(allowed(&model), 4, "{why}");
 }

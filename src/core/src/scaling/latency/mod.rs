@@ -75,6 +75,8 @@ impl ReplicaLoad {
 pub enum LatencyReason {
     /// No replica serves.
     NotServing,
+    /// Replicas serve, and how many requests they have is not known.
+    LoadUnknown,
     /// The replicas have no more requests than are expected to be within the objective.
     Expected,
     /// More requests than have met it are on them, and so many have not missed it yet, or not with these
@@ -132,6 +134,21 @@ impl LatencyDemand {
             reason,
         }
     }
+
+    /// What an objective asks for while replicas serve whose requests are not known: as many as there are.
+    pub fn of_unknown_load(
+        objective: SignedDuration,
+        learned: &ConcurrencyLimits,
+        current: u32,
+    ) -> Self {
+        Self {
+            objective,
+            load: ReplicaLoad::default(),
+            limit: learned.limit(micros(objective)),
+            replicas: current,
+            reason: LatencyReason::LoadUnknown,
+        }
+    }
 }
 
 /// Microseconds of a duration.
@@ -175,7 +192,8 @@ fn after_miss(
         load.serving.saturating_add(1),
         load.serving.saturating_mul(2),
     );
-    (asked.clamp(least, twice).min(most), reason)
+    // those that serve are fewer than there are where some start, or do not tell their requests
+    (asked.clamp(least, twice).min(most).max(current), reason)
 }
 
 impl fmt::Display for LatencyDemand {
@@ -184,6 +202,9 @@ impl fmt::Display for LatencyDemand {
         let (each, limit) = (tenths(self.load.concurrency()), tenths(self.limit));
         match self.reason {
             LatencyReason::NotServing => write!(f, "no replica serves"),
+            LatencyReason::LoadUnknown => {
+                write!(f, "how many requests the replicas have is not known")
+            }
             LatencyReason::Expected | LatencyReason::Untried => {
                 write!(
                     f,
@@ -334,6 +355,14 @@ mod tests {
         };
         let demand = LatencyDemand::new(OBJECTIVE, &learned(&hopeless), load, 12, None);
         assert_eq!(demand.replicas, 5);
+    }
+
+    #[test]
+    fn a_miss_takes_no_replica_away_that_starts_or_whose_requests_are_not_known() {
+        let learned = [(3_000, 400), (10_000, 900)];
+        assert_eq!(asked(&learned, 20, 2, 4), (4, LatencyReason::Missed));
+        assert_eq!(asked(&learned, 20, 2, 3), (4, LatencyReason::Missed));
+        assert_eq!(asked(&learned, 7, 2, 6), (6, LatencyReason::Missed));
     }
 
     #[test]
