@@ -81,6 +81,8 @@ struct LearnedLatency {
     p95: Option<Percentile>,
     /// The same with what goes with it; `None` if it cannot be told whether the objective was met.
     last: Option<Measured>,
+    /// The last window ended with too few values.
+    had_too_few: bool,
 }
 
 impl LearnedLatency {
@@ -91,15 +93,21 @@ impl LearnedLatency {
             window: None,
             p95: None,
             last: None,
+            had_too_few: false,
         }
     }
 
-    /// When the window ends with the values that it has. One without values changes nothing.
+    /// Whether nothing is known of it, and what comes is too little to learn anything.
+    fn has_no_opinion(&self) -> bool {
+        self.had_too_few && self.limits.is_empty()
+    }
+
+    /// When the window ends with the values that it has. A further one without values changes nothing.
     fn window_ends(&self) -> Option<Timestamp> {
         let window = self.window.as_ref()?;
         let lasts = match window.latencies.count() {
             FEWEST_VALUES.. => WINDOW,
-            _ if self.p95.is_some() => LONGEST_WINDOW,
+            _ if self.p95.is_some() || !self.had_too_few => LONGEST_WINDOW,
             _ => return None,
         };
         window.from.checked_add(lasts).ok()
@@ -109,6 +117,7 @@ impl LearnedLatency {
         self.limits.expire(now);
         if serving == Serving::None {
             (self.window, self.p95, self.last) = (None, None, None);
+            self.had_too_few = false;
             return;
         }
         // the clock may have been set back
@@ -131,6 +140,7 @@ impl LearnedLatency {
         let has_enough = window.latencies.count() >= FEWEST_VALUES;
         if age >= WINDOW && has_enough {
             self.p95 = window.latencies.p95();
+            self.had_too_few = false;
             let objective = micros(self.objective);
             let concurrency = window.concurrency();
             self.last =
@@ -141,6 +151,7 @@ impl LearnedLatency {
             self.window = Some(Window::new(now));
         } else if age >= LONGEST_WINDOW {
             (self.p95, self.last) = (None, None);
+            self.had_too_few = true;
             self.window = Some(Window::new(now));
         }
     }
@@ -286,6 +297,13 @@ impl LearnedLatencies {
             demand,
             p95: learned.p95,
         })
+    }
+
+    /// Whether nothing is known of a latency, and what comes is too little to learn anything: other signals
+    /// know better then.
+    pub(crate) fn has_no_opinion(&self, measure: LatencyMeasure) -> bool {
+        let learned = self.latencies.get(&measure);
+        learned.is_some_and(LearnedLatency::has_no_opinion)
     }
 
     /// When what they ask for may change though nothing happens.

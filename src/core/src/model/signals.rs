@@ -107,13 +107,26 @@ impl ServiceState {
         }
     }
 
+    /// Whether some signal says how many replicas there should be, if only a little.
+    fn has_opinion(&self) -> bool {
+        let has_opinion = |rule: &SignalRule| match rule {
+            SignalRule::Latency(measure, _) => !self.latencies.has_no_opinion(*measure),
+            SignalRule::Outside(_) | SignalRule::Gateway(_) | SignalRule::KvCacheUse(_) => true,
+        };
+        let spec = self.spec.as_ref();
+        spec.is_some_and(|spec| {
+            spec.request_signal.target().is_some()
+                || spec.signals.iter().any(|(_, rule)| has_opinion(rule))
+        })
+    }
+
     fn latency_signal(
         &self,
         measure: LatencyMeasure,
         sources: &SignalSources<'_>,
         now: Timestamp,
     ) -> (SignalTarget, SignalValue) {
-        let Some(state) = self.latencies.state(measure, sources.current) else {
+        let Some(mut state) = self.latencies.state(measure, sources.current) else {
             // its objective is set with the signal
             let target = SignalTarget::AverageValue(Milli(1));
             return (target, SignalValue::Absent);
@@ -122,6 +135,9 @@ impl ServiceState {
             of_engines(sources.replicas, now, |measures| {
                 measures.latencies.get(&measure)
             });
+        if self.latencies.has_no_opinion(measure) && self.has_opinion() {
+            state.demand.abstain();
+        }
         let millis = state.p95.map(|p95| Milli(p95.at_least() / 1000));
         let value = match state.unverifiable() {
             Some(why) => SignalValue::Unknown(why),

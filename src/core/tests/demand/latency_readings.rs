@@ -3,6 +3,7 @@
 
 use bursar_core::model::Model;
 use bursar_core::model::event::{Counting, Event, Reading, Service};
+use bursar_core::scaling::RequestSignal;
 
 use crate::measures::{allowed, busy_for, counted, first_tokens, model_of, quick, reason};
 use crate::*;
@@ -120,4 +121,30 @@ fn latencies_of_engines_whose_requests_do_not_show_yet_tell_nothing() {
         "{why}"
     );
     assert_eq!(allowed(&model), 4, "{why}");
+}
+
+#[test]
+fn an_objective_of_which_too_little_is_known_holds_no_replica_that_another_signal_lets_go() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let with_depth = Service {
+        request_signal: RequestSignal::Target(64),
+        ..quick()
+    };
+    for (service, expected) in [(with_depth, 1), (quick(), 6)] {
+        let mut model = model_of(service, &names);
+        // two long requests on each, and eight first tokens in two minutes
+        let few = |second: i64| u64::try_from(second / 15).unwrap();
+        let mut least = 6;
+        for second in 1..240 {
+            let first = first_tokens("a", few(second), few(second));
+            let busy = names.iter().map(|pod| counted(pod, 2, few(second)));
+            let others = names[1..].iter().map(|pod| first_tokens(pod, 0, 0));
+            tell(&mut model, second, busy.chain(others).chain([first]));
+            if second < 120 {
+                assert_eq!(allowed(&model), 6, "at {second} s: {}", reason(&model));
+            }
+            least = least.min(allowed(&model));
+        }
+        assert_eq!(least, expected, "{}", reason(&model));
+    }
 }

@@ -12,9 +12,12 @@
 //! | fewer, or nothing has missed it | `ceil(N / K)`, and no more than there are |
 //!
 //! There is never more than a replica for each request that there was at a time: a request that is alone
-//! misses the objective with any number of replicas. A miss takes no replica away. Replicas that start change nothing of it before they serve, so orders do not add
-//! up, and once they serve there are no more before it was measured with them: requests that have waited for
-//! them still are where they were.
+//! misses the objective with any number of replicas. A miss takes no replica away. Replicas that start change
+//! nothing of it before they serve, so orders do not add up, and once they serve there are no more before it
+//! was measured with them: requests that have waited for them still are where they were.
+//!
+//! Where nothing was learned, and too few requests come to learn anything, other signals decide alone: a
+//! guess of one request on a replica would keep for ever what a peak has ordered.
 
 mod histogram;
 mod limits;
@@ -82,6 +85,8 @@ pub enum LatencyReason {
     /// More requests than have met it are on them, and so many have not missed it yet, or not with these
     /// replicas.
     Untried,
+    /// Nothing is known of it, and other signals say how many replicas there should be.
+    NoOpinion,
     /// So many requests have missed it, and fewer have met it.
     Missed,
     /// So many requests have missed it, and no number has met it yet.
@@ -133,6 +138,11 @@ impl LatencyDemand {
             replicas,
             reason,
         }
+    }
+
+    /// Leaves the replicas to other signals, since nothing is known of the latency.
+    pub(crate) fn abstain(&mut self) {
+        (self.replicas, self.reason) = (0, LatencyReason::NoOpinion);
     }
 
     /// What an objective asks for while replicas serve whose requests are not known: as many as there are.
@@ -202,6 +212,9 @@ impl fmt::Display for LatencyDemand {
         let (each, limit) = (tenths(self.load.concurrency()), tenths(self.limit));
         match self.reason {
             LatencyReason::NotServing => write!(f, "no replica serves"),
+            LatencyReason::NoOpinion => {
+                write!(f, "nothing is known of it, so other signals decide")
+            }
             LatencyReason::LoadUnknown => {
                 write!(f, "how many requests the replicas have is not known")
             }
