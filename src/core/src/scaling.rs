@@ -31,7 +31,8 @@ pub use history::{History, LONGEST_PERIOD, PastRecommendation, ReplicaLog};
 pub(crate) use latency::micros;
 pub use latency::{
     Bucket, ConcurrencyLimits, HistogramError, LatencyDemand, LatencyHistogram, LatencyMeasure,
-    LatencyReason, MOST_BUCKETS, Measured, Percentile, ReplicaLoad, UNBOUNDED,
+    LatencyReason, MOST_BUCKETS, Measured, MeasuredPercentile, Percentile, ReplicaLoad, UNBOUNDED,
+    Unmeasured,
 };
 pub use milli::Milli;
 pub use schedule::{Bounds, Schedule, ScheduleEnd};

@@ -199,6 +199,16 @@ impl Metric {
     fn missing(&self) -> Name {
         MissingMetric(self.names()).to_string().into()
     }
+
+    /// The same of a histogram, by its name and not by that of its buckets.
+    fn missing_histogram(&self) -> Name {
+        let names = self.names();
+        let names = names.split(" or ");
+        let names: Vec<_> = names
+            .map(|name| name.strip_suffix("_bucket").unwrap_or(name))
+            .collect();
+        MissingMetric(names.join(" or ")).to_string().into()
+    }
 }
 
 /// What one pod reported.
@@ -299,7 +309,7 @@ impl<'s> PageReader<'s> {
                 Some(histogram) => histogram.map(Arc::new).map_err(Name::from),
                 // one that nothing was counted in may not be shown yet
                 None if !has_answered => Ok(Arc::default()),
-                None => Err(metric.missing()),
+                None => Err(metric.missing_histogram()),
             };
             measures.latencies.insert(*measure, histogram);
         }
@@ -486,7 +496,7 @@ mod tests {
         assert_eq!(&*missing, "there is no metric kv or gpu");
         let missing = measures.latencies[&LatencyMeasure::TimeToFirstToken].clone();
         let missing = missing.unwrap_err();
-        assert_eq!(&*missing, "there is no metric new_bucket or old_bucket");
+        assert_eq!(&*missing, "there is no metric new or old");
         let fresh = measures_of("w 0\nr 0\nkv 7\n");
         assert_eq!(fresh.kv_cache_use, Some(Ok(Milli(1_000))), "bounded");
         assert_eq!(
@@ -511,7 +521,7 @@ mod tests {
             let first = measures.latencies[&LatencyMeasure::TimeToFirstToken].clone();
             first.map(|histogram| histogram.count())
         };
-        let missing = Err("there is no metric typo_bucket".into());
+        let missing = Err("there is no metric typo".into());
         assert_eq!(first(&[], "w 3\nr 2\n"), missing);
         assert_eq!(first(&[&["done"]], "w 3\nr 2\nwritten 40\n"), missing);
         assert_eq!(first(&[&["done"]], "w 3\nr 2\ndone 0\n"), Ok(0));

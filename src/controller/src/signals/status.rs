@@ -31,7 +31,10 @@ pub(crate) fn statuses(
             (SignalType::Engine | SignalType::Gateway, _) => {
                 let value = measured.and_then(MeasuredSignal::shown_value);
                 let error = measured.and_then(MeasuredSignal::why_unknown);
-                (value.map(|value| (value, now)), error.map(str::to_owned))
+                let at = measured
+                    .and_then(MeasuredSignal::measured_at)
+                    .unwrap_or(now);
+                (value.map(|value| (value, at)), error.map(str::to_owned))
             }
             _ => {
                 let reading = context.signal_readings.get(&key, &name);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::scaling::{
-    ConcurrencyLimits, LatencyDemand, LatencyHistogram, LatencyMeasure, Measured, Milli,
-    Percentile, micros,
+    ConcurrencyLimits, LatencyDemand, LatencyHistogram, LatencyMeasure, Measured,
+    MeasuredPercentile, Milli, Unmeasured, micros,
 };
 
 use super::event::Name;
@@ -27,6 +27,8 @@ const SETTLES: SignedDuration = SignedDuration::from_secs(30);
 struct Window {
     from: Timestamp,
     latencies: LatencyHistogram,
+    /// Replicas have counted in buckets of different bounds.
+    is_mixed: bool,
     request_millis: u128,
     /// Of replicas, while there were requests.
     replica_millis: u128,
@@ -37,6 +39,7 @@ impl Window {
         Self {
             from,
             latencies: LatencyHistogram::default(),
+            is_mixed: false,
             request_millis: 0,
             replica_millis: 0,
         }
@@ -78,11 +81,13 @@ struct LearnedLatency {
     limits: ConcurrencyLimits,
     window: Option<Window>,
     /// That of the last window; `None` if it had too few values.
-    p95: Option<Percentile>,
+    p95: Option<MeasuredPercentile>,
     /// The same with what goes with it; `None` if it cannot be told whether the objective was met.
     last: Option<Measured>,
-    /// The last window ended with too few values.
-    had_too_few: bool,
+    /// Why the last window ended without it, if it did.
+    gave_up: Option<Unmeasured>,
+    /// The window begins later: another replica has begun to serve.
+    settles: bool,
 }
 
 impl LearnedLatency {
@@ -93,21 +98,31 @@ impl LearnedLatency {
             window: None,
             p95: None,
             last: None,
-            had_too_few: false,
+            gave_up: None,
+            settles: false,
         }
     }
 
-    /// Whether nothing is known of it, and what comes is too little to learn anything.
+    /// What was last measured, or why nothing was.
+    fn measured(&self) -> Result<MeasuredPercentile, Unmeasured> {
+        self.p95.ok_or(match self.gave_up {
+            _ if self.settles => Unmeasured::Settling,
+            Some(why) => why,
+            None => Unmeasured::NotYet,
+        })
+    }
+
+    /// Whether nothing is known of it, and the last window has ended without a measurement.
     fn has_no_opinion(&self) -> bool {
-        self.had_too_few && self.limits.is_empty()
+        self.gave_up.is_some() && self.limits.is_empty()
     }
 
     /// When the window ends with the values that it has. A further one without values changes nothing.
     fn window_ends(&self) -> Option<Timestamp> {
         let window = self.window.as_ref()?;
         let lasts = match window.latencies.count() {
-            FEWEST_VALUES.. => WINDOW,
-            _ if self.p95.is_some() || !self.had_too_few => LONGEST_WINDOW,
+            FEWEST_VALUES.. if !window.is_mixed => WINDOW,
+            _ if self.p95.is_some() || self.gave_up.is_none() => LONGEST_WINDOW,
             _ => return None,
         };
         window.from.checked_add(lasts).ok()
@@ -117,7 +132,7 @@ impl LearnedLatency {
         self.limits.expire(now);
         if serving == Serving::None {
             (self.window, self.p95, self.last) = (None, None, None);
-            self.had_too_few = false;
+            self.gave_up = None;
             return;
         }
         // the clock may have been set back
@@ -133,49 +148,31 @@ impl LearnedLatency {
         let Some(window) = &mut self.window else {
             return;
         };
+        self.settles = window.from > now;
         if let Some(segment) = segment.filter(|segment| segment.to > window.from) {
             window.add_load(segment);
         }
         let age = now.duration_since(window.from);
         let has_enough = window.latencies.count() >= FEWEST_VALUES;
-        if age >= WINDOW && has_enough {
-            self.p95 = window.latencies.p95();
-            self.had_too_few = false;
+        if age >= WINDOW && has_enough && !window.is_mixed {
+            let p95 = window.latencies.p95();
+            self.p95 = p95.map(|p95| MeasuredPercentile { p95, at: now });
+            self.gave_up = None;
             let objective = micros(self.objective);
             let concurrency = window.concurrency();
-            self.last =
-                (self.p95).and_then(|p95| Measured::compare(concurrency, p95, objective, now));
+            self.last = p95.and_then(|p95| Measured::compare(concurrency, p95, objective, now));
             if let Some(measured) = self.last {
                 self.limits.record(measured);
             }
             self.window = Some(Window::new(now));
         } else if age >= LONGEST_WINDOW {
             (self.p95, self.last) = (None, None);
-            self.had_too_few = true;
+            self.gave_up = Some(match window.is_mixed {
+                true => Unmeasured::OtherBuckets,
+                false => Unmeasured::TooFew,
+            });
             self.window = Some(Window::new(now));
         }
-    }
-}
-
-/// The last 95th percentile of a latency, and what it asks for.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LatencyState {
-    pub(crate) demand: LatencyDemand,
-    pub(crate) p95: Option<Percentile>,
-}
-
-impl LatencyState {
-    /// Why it cannot be told whether the objective is met, if it cannot.
-    pub(crate) fn unverifiable(&self) -> Option<String> {
-        let p95 = self.p95?;
-        let ends = SignedDuration::from_micros(i64::try_from(p95.at_least()).unwrap_or(i64::MAX));
-        let is_known = p95.is_within(micros(self.demand.objective)).is_some();
-        (!is_known).then(|| {
-            format!(
-                "the engine's histogram ends at {} s, and the 95th percentile is above it: whether it is within the objective is not known",
-                ends.as_secs_f64()
-            )
-        })
     }
 }
 
@@ -237,7 +234,7 @@ impl LearnedLatencies {
         let learned = self.latencies.get_mut(&measure);
         let window = learned.and_then(|learned| learned.window.as_mut());
         if let Some(window) = window.filter(|window| window.from <= now) {
-            window.latencies.add(counted);
+            window.is_mixed |= !window.latencies.add(counted);
         }
     }
 
@@ -284,7 +281,7 @@ impl LearnedLatencies {
     }
 
     /// What an objective asks for, where there are so many replicas.
-    pub(crate) fn state(&self, measure: LatencyMeasure, current: u32) -> Option<LatencyState> {
+    pub(crate) fn demand(&self, measure: LatencyMeasure, current: u32) -> Option<LatencyDemand> {
         let learned = self.latencies.get(&measure)?;
         let (objective, limits) = (learned.objective, &learned.limits);
         let demand = match self.load.load() {
@@ -293,14 +290,14 @@ impl LearnedLatencies {
             }
             None => LatencyDemand::of_unknown_load(objective, limits, current),
         };
-        Some(LatencyState {
-            demand,
-            p95: learned.p95,
+        Some(LatencyDemand {
+            measured: learned.measured(),
+            ..demand
         })
     }
 
-    /// Whether nothing is known of a latency, and what comes is too little to learn anything: other signals
-    /// know better then.
+    /// Whether nothing is known of a latency, and what comes is too little to learn anything, or cannot be
+    /// compared: other signals know better then.
     pub(crate) fn has_no_opinion(&self, measure: LatencyMeasure) -> bool {
         let learned = self.latencies.get(&measure);
         learned.is_some_and(LearnedLatency::has_no_opinion)
@@ -325,7 +322,7 @@ impl LearnedLatencies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scaling::{Bucket, LatencyReason, UNBOUNDED};
+    use crate::scaling::{Bucket, LatencyReason, Percentile, UNBOUNDED};
 
     const TTFT: LatencyMeasure = LatencyMeasure::TimeToFirstToken;
 
@@ -373,7 +370,7 @@ mod tests {
     }
 
     fn asked(learned: &LearnedLatencies, current: u32) -> (u32, LatencyReason) {
-        let demand = learned.state(TTFT, current).unwrap().demand;
+        let demand = learned.demand(TTFT, current).unwrap();
         (demand.replicas, demand.reason)
     }
 
@@ -385,8 +382,9 @@ mod tests {
         run(&mut learned, 30..32, (20, 2), (1, false));
         // 955 ms instead of 500
         assert_eq!(asked(&learned, 2), (4, LatencyReason::NeverMet));
-        let state = learned.state(TTFT, 2).unwrap();
-        assert_eq!(state.p95, Some(Percentile::Micros(955_000)));
+        let demand = learned.demand(TTFT, 2).unwrap();
+        let (p95, at) = (Percentile::Micros(955_000), at(30_000));
+        assert_eq!(demand.measured, Ok(MeasuredPercentile { p95, at }));
     }
 
     #[test]
@@ -396,7 +394,8 @@ mod tests {
         run(&mut learned, 121..130, (20, 2), (1, false));
         run(&mut learned, 130..300, (20, 2), (0, false));
         assert_eq!(asked(&learned, 2), (2, LatencyReason::Untried));
-        assert_eq!(learned.state(TTFT, 2).unwrap().p95, None);
+        let demand = learned.demand(TTFT, 2).unwrap();
+        assert_eq!(demand.measured, Err(Unmeasured::TooFew));
     }
 
     #[test]
@@ -405,8 +404,13 @@ mod tests {
         run(&mut learned, 0..32, (20, 2), (1, false));
         assert_eq!(asked(&learned, 2).0, 4);
         // two more serve, and what has waited is slow
-        run(&mut learned, 32..63, (20, 4), (5, false));
+        run(&mut learned, 32..33, (20, 4), (5, false));
+        let demand = learned.demand(TTFT, 4).unwrap();
+        assert_eq!(demand.measured, Err(Unmeasured::Settling));
+        run(&mut learned, 33..63, (20, 4), (5, false));
         assert_eq!(asked(&learned, 4), (4, LatencyReason::Untried));
+        let demand = learned.demand(TTFT, 4).unwrap();
+        assert_eq!(demand.measured, Err(Unmeasured::NotYet));
         run(&mut learned, 63..95, (20, 4), (5, true));
         let (replicas, reason) = asked(&learned, 4);
         assert_eq!((replicas, reason), (3, LatencyReason::Expected));
@@ -447,9 +451,29 @@ mod tests {
             learned.add(TTFT, &mixed(92, 100), now);
             observe(&mut learned, (100, 12), now);
         }
-        let p95 = learned.state(TTFT, 12).unwrap().p95.unwrap();
+        let p95 = learned.demand(TTFT, 12).unwrap().measured.unwrap().p95;
         assert_eq!(p95.is_within(500_000), Some(true));
         assert_eq!(asked(&learned, 12), (12, LatencyReason::Untried));
+    }
+
+    #[test]
+    fn values_of_different_buckets_are_no_measurement_and_it_is_said_so() {
+        let mut learned = learning();
+        let other = [(200_000, 1), (UNBOUNDED, 1)];
+        let other = other.map(|(bound, count)| Bucket { bound, count });
+        let other = LatencyHistogram::new(other.to_vec()).unwrap();
+        for second in 0..130 {
+            let now = at(second * 1_000);
+            learned.add(TTFT, &counted(1, false), now);
+            learned.add(TTFT, &other, now);
+            observe(&mut learned, (20, 2), now);
+        }
+        let demand = learned.demand(TTFT, 2).unwrap();
+        assert_eq!(demand.measured, Err(Unmeasured::OtherBuckets));
+        assert_eq!(
+            (demand.replicas, demand.reason),
+            (2, LatencyReason::Untried)
+        );
     }
 
     #[test]
@@ -477,12 +501,12 @@ mod tests {
             learned.add(TTFT, &slow, now);
             observe(&mut learned, (20, 2), now);
         }
-        let state = learned.state(TTFT, 2).unwrap();
-        let why = state.unverifiable().unwrap();
+        let demand = learned.demand(TTFT, 2).unwrap();
+        let why = demand.unverifiable().unwrap();
         assert!(
             why.starts_with("the engine's histogram ends at 1 s"),
             "{why}"
         );
-        assert_eq!(state.demand.reason, LatencyReason::Untried);
+        assert_eq!(demand.reason, LatencyReason::Untried);
     }
 }

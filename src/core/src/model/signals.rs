@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::scaling::{
     LatencyHistogram, LatencyMeasure, MeasuredSignal, Milli, SignalRule, SignalTarget, SignalValue,
+    Unmeasured,
 };
 
 use super::event::{EngineMeasures, HeldRequests, Measurement, Name};
@@ -126,7 +127,7 @@ impl ServiceState {
         sources: &SignalSources<'_>,
         now: Timestamp,
     ) -> (SignalTarget, SignalValue) {
-        let Some(mut state) = self.latencies.state(measure, sources.current) else {
+        let Some(mut demand) = self.latencies.demand(measure, sources.current) else {
             // its objective is set with the signal
             let target = SignalTarget::AverageValue(Milli(1));
             return (target, SignalValue::Absent);
@@ -136,14 +137,18 @@ impl ServiceState {
                 measures.latencies.get(&measure)
             });
         if self.latencies.has_no_opinion(measure) && self.has_opinion() {
-            state.demand.abstain();
+            demand.abstain();
         }
-        let millis = state.p95.map(|p95| Milli(p95.at_least() / 1000));
-        let value = match state.unverifiable() {
+        if self.replaces_pods() {
+            demand.measured = Err(Unmeasured::Rollout);
+        }
+        let millis = demand.measured.ok();
+        let millis = millis.map(|measured| Milli(measured.p95.at_least() / 1000));
+        let value = match demand.unverifiable() {
             Some(why) => SignalValue::Unknown(why),
             None => parts.value(millis),
         };
-        (SignalTarget::Latency(state.demand), value)
+        (SignalTarget::Latency(demand), value)
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
-use super::latency::{LatencyDemand, LatencyMeasure};
+use super::latency::{LatencyDemand, LatencyMeasure, Percentile};
 use super::milli::Milli;
 
 /// What the requests of a service say of the replicas that it needs.
@@ -190,6 +190,14 @@ impl MeasuredSignal {
         })
     }
 
+    /// When its value was measured, if that is not known to be the time of the decision.
+    pub fn measured_at(&self) -> Option<Timestamp> {
+        match &self.target {
+            SignalTarget::Latency(demand) => demand.measured.ok().map(|measured| measured.at),
+            SignalTarget::AverageValue(_) | SignalTarget::Utilization { .. } => None,
+        }
+    }
+
     /// Its target in the unit of [`MeasuredSignal::shown_value`].
     pub fn shown_target(&self) -> Milli {
         match &self.target {
@@ -219,11 +227,16 @@ impl fmt::Display for MeasuredSignal {
                 self.replicas()
             ),
             (SignalTarget::Latency(demand), value) => {
-                match value {
-                    Some(value) => write!(f, "{name} p95 {value} s, objective {target} s")?,
-                    None => write!(f, "{name} p95 of too few requests, objective {target} s")?,
+                write!(f, "{name} p95 ")?;
+                match (demand.measured, value) {
+                    (Ok(measured), Some(value)) => {
+                        let is_above = matches!(measured.p95, Percentile::Above(_));
+                        write!(f, "{}{value} s", if is_above { "above " } else { "" })?;
+                    }
+                    (Ok(_), None) => write!(f, "unknown")?,
+                    (Err(why), _) => write!(f, "{why}")?,
                 }
-                write!(f, " ({demand}) = {}", self.replicas())
+                write!(f, ", objective {target} s ({demand}) = {}", self.replicas())
             }
             (_, None) => write!(f, "{name} absent"),
         }
@@ -233,6 +246,7 @@ impl fmt::Display for MeasuredSignal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scaling::{ConcurrencyLimits, MeasuredPercentile, ReplicaLoad, Unmeasured};
 
     #[test]
     fn a_part_of_a_target_is_a_replica_and_what_is_unknown_is_none() {
@@ -256,6 +270,40 @@ mod tests {
         let unknown = signal(SignalValue::Unknown("refused".to_owned()), 1_000);
         assert_eq!((unknown.replicas(), unknown.is_zero()), (0, false));
         assert_eq!(unknown.unknown().as_deref(), Some("signal jobs: refused"));
+    }
+
+    #[test]
+    fn a_latency_beyond_the_last_bucket_is_not_shown_as_that_bound_and_why_there_is_none_is_said() {
+        let shown = |measured: Result<Percentile, Unmeasured>| {
+            let at = Timestamp::UNIX_EPOCH;
+            let load = ReplicaLoad::default();
+            let limits = ConcurrencyLimits::default();
+            let objective = SignedDuration::from_secs(5);
+            let demand = LatencyDemand {
+                measured: measured.map(|p95| MeasuredPercentile { p95, at }),
+                ..LatencyDemand::new(objective, &limits, load, 1, None)
+            };
+            let millis = measured.map(|p95| Milli(p95.at_least() / 1000));
+            let signal = MeasuredSignal {
+                name: "first".to_owned(),
+                target: SignalTarget::Latency(demand),
+                value: millis.map_or(SignalValue::Absent, SignalValue::Known),
+            };
+            assert_eq!(signal.measured_at(), measured.ok().map(|_| at));
+            signal.to_string()
+        };
+        for (measured, expected) in [
+            (Ok(Percentile::Micros(80_000_000)), "first p95 80 s,"),
+            (Ok(Percentile::Above(80_000_000)), "first p95 above 80 s,"),
+            (Err(Unmeasured::TooFew), "first p95 of too few requests,"),
+            (
+                Err(Unmeasured::Rollout),
+                "first p95 not measured during a rollout,",
+            ),
+        ] {
+            let shown = shown(measured);
+            assert!(shown.starts_with(expected), "{shown}");
+        }
     }
 
     #[test]

@@ -107,22 +107,28 @@ impl LatencyHistogram {
         Self::new(buckets).ok()
     }
 
-    /// Adds what another one has counted. One with other bounds takes its place: replicas of two versions
-    /// are not compared.
-    pub fn add(&mut self, other: &Self) {
+    /// Adds what another one has counted. Returns whether that could be done: values of other buckets are not
+    /// compared.
+    #[must_use]
+    pub fn add(&mut self, other: &Self) -> bool {
+        if other.buckets.is_empty() {
+            return true;
+        }
+        if self.buckets.is_empty() {
+            self.clone_from(other);
+            return true;
+        }
         let bounds = |histogram: &Self| {
             let bounds = histogram.buckets.iter().map(|bucket| bucket.bound);
             bounds.collect::<Vec<_>>()
         };
         if bounds(self) != bounds(other) {
-            if !other.buckets.is_empty() {
-                self.clone_from(other);
-            }
-            return;
+            return false;
         }
         for (bucket, more) in self.buckets.iter_mut().zip(&other.buckets) {
             bucket.count = bucket.count.saturating_add(more.count);
         }
+        true
     }
 
     /// The 95th percentile, interpolated within its bucket as `histogram_quantile` of Prometheus does;
@@ -222,17 +228,17 @@ mod tests {
     #[test]
     fn replicas_add_up_and_bounds_of_another_version_are_not_mixed() {
         let mut sum = LatencyHistogram::default();
-        sum.add(&histogram([1, 2, 3, 4]));
-        sum.add(&histogram([1, 1, 1, 1]));
-        sum.add(&LatencyHistogram::default());
+        assert!(sum.add(&histogram([1, 2, 3, 4])));
+        assert!(sum.add(&histogram([1, 1, 1, 1])));
+        assert!(sum.add(&LatencyHistogram::default()));
         assert_eq!(sum, histogram([2, 3, 4, 5]));
         let other = LatencyHistogram::new(vec![Bucket {
             bound: UNBOUNDED,
             count: 9,
         }])
         .unwrap();
-        sum.add(&other);
-        assert_eq!(sum, other);
+        assert!(!sum.add(&other));
+        assert_eq!(sum, histogram([2, 3, 4, 5]));
     }
 
     #[test]

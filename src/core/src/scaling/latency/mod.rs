@@ -24,7 +24,7 @@ mod limits;
 
 use std::fmt;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 pub use histogram::{
     Bucket, HistogramError, LatencyHistogram, MOST_BUCKETS, Percentile, UNBOUNDED,
@@ -95,11 +95,51 @@ pub enum LatencyReason {
     Unattainable,
 }
 
+/// A 95th percentile, and the end of the time in which it was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeasuredPercentile {
+    /// The latency.
+    pub p95: Percentile,
+    /// When that time ended.
+    pub at: Timestamp,
+}
+
+/// Why no percentile is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmeasured {
+    /// The first measurement goes on.
+    NotYet,
+    /// Another replica has begun to serve, which changes latencies.
+    Settling,
+    /// Pods of two templates serve.
+    Rollout,
+    /// Replicas count in buckets of different bounds.
+    OtherBuckets,
+    /// Fewer than 20 values came in two minutes.
+    TooFew,
+}
+
+impl fmt::Display for Unmeasured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotYet => "not measured yet",
+            Self::Settling => {
+                "not measured until half a minute after another replica has begun to serve"
+            }
+            Self::Rollout => "not measured during a rollout",
+            Self::OtherBuckets => "not measured: replicas count in different buckets",
+            Self::TooFew => "of too few requests",
+        })
+    }
+}
+
 /// The replicas that a latency objective asks for, and what they follow from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LatencyDemand {
     /// The 95th percentile is to be at most so long.
     pub objective: SignedDuration,
+    /// What was last measured with the replicas that serve, or why nothing was.
+    pub measured: Result<MeasuredPercentile, Unmeasured>,
     /// What replicas have now.
     pub load: ReplicaLoad,
     /// Requests on a replica with which the objective is expected to be met.
@@ -133,11 +173,25 @@ impl LatencyDemand {
         };
         Self {
             objective,
+            measured: Err(Unmeasured::NotYet),
             load,
             limit,
             replicas,
             reason,
         }
+    }
+
+    /// Why it cannot be told whether the objective is met, if it cannot.
+    pub(crate) fn unverifiable(&self) -> Option<String> {
+        let p95 = self.measured.ok()?.p95;
+        let ends = SignedDuration::from_micros(i64::try_from(p95.at_least()).unwrap_or(i64::MAX));
+        let is_known = p95.is_within(micros(self.objective)).is_some();
+        (!is_known).then(|| {
+            format!(
+                "the engine's histogram ends at {} s, and the 95th percentile is above it: whether it is within the objective is not known",
+                ends.as_secs_f64()
+            )
+        })
     }
 
     /// Leaves the replicas to other signals, since nothing is known of the latency.
@@ -153,6 +207,7 @@ impl LatencyDemand {
     ) -> Self {
         Self {
             objective,
+            measured: Err(Unmeasured::NotYet),
             load: ReplicaLoad::default(),
             limit: learned.limit(micros(objective)),
             replicas: current,
@@ -248,7 +303,6 @@ impl fmt::Display for LatencyDemand {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
