@@ -93,6 +93,8 @@ pub struct ServiceExplanation {
     /// When it last had a request.
     #[serde(rename = "activeAt")]
     pub last_active: Option<Timestamp>,
+    /// Pods that one replica is: more than one where a group of them is a replica.
+    pub pods_per_replica: Option<u32>,
     /// Money an hour of one replica; `None` while no price is known.
     pub replica_rate_per_hour: Option<Money>,
     /// Money that one replica still costs when it is stopped now.
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(keys(&value), "at budgets jobs nextLook paused services");
         assert_eq!(
             keys(&value["services"][0]),
-            "activeAt allowed asked current desired held limitedBy name queueDepth reason replicaRatePerHour replicaReserve signals target"
+            "activeAt allowed asked current desired held limitedBy name podsPerReplica queueDepth reason replicaRatePerHour replicaReserve signals target"
         );
         assert_eq!(
             keys(&value["services"][0]["signals"][0]),

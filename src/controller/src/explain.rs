@@ -79,6 +79,7 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         limited_by: word(decision.limited_by),
         reason: Some(decision.reason.clone()),
         last_active: service.last_active,
+        pods_per_replica: Some(service.pods_per_replica),
         replica_rate_per_hour: service.running_cost.rate,
         replica_reserve: Some(service.running_cost.reserve()),
     }

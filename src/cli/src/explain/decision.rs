@@ -124,6 +124,9 @@ fn service(page: &mut Description, entry: &ServiceExplanation) {
     if entry.last_active.is_some() {
         page.row("last active", &time(entry.last_active));
     }
+    if let Some(pods @ 2..) = entry.pods_per_replica {
+        page.row("group", &format!("{pods} pods a replica"));
+    }
     page.row(
         "replica costs",
         &match entry.replica_rate_per_hour {
@@ -303,6 +306,18 @@ budget/team
   next decision  2026-11-24T04:00:10Z, or when something changes
 "
         );
+    }
+
+    #[test]
+    fn pods_per_replica_are_shown_where_a_replica_is_a_group() {
+        let mut decision = decision();
+        decision["services"][1]["podsPerReplica"] = json!(2);
+        let text = described(ObjectKind::Service, "chat", decision.clone());
+        let lines = "  group          2 pods a replica\n  replica costs  6.8800 an hour";
+        assert!(text.contains(lines), "{text}");
+        decision["services"][1]["podsPerReplica"] = json!(1);
+        let text = described(ObjectKind::Service, "chat", decision);
+        assert!(!text.contains("a replica\n  replica costs"), "{text}");
     }
 
     #[test]

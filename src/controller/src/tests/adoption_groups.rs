@@ -159,6 +159,9 @@ async fn a_group_is_one_replica_and_only_its_leader_gets_requests() {
     stage.seconds(12).await;
     let status = service(&stage).unwrap().status.unwrap();
     assert_eq!((status.replicas, status.ready_replicas), (2, 2));
+    let explained = stage.leader.explain("team", stage.world.now);
+    let chat = explained.service("chat").unwrap();
+    assert_eq!((chat.current, chat.pods_per_replica), (Some(2), Some(2)));
     let leader = |name: &str| {
         let pods = pods(&stage);
         let leader = pods.into_iter().find(|pod| pod.name_any() == name);
