@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::draft::Imported;
 use super::fields::Fields;
-use super::objects::{Objects, group_of};
+use super::objects::Objects;
 use super::report::Report;
 use super::target::TargetRef;
 use super::{Error, SourceKind, trainjob};
@@ -64,8 +64,9 @@ async fn related(client: &Client, kind: SourceKind, object: &Value, namespace: &
             let report = Report::default();
             let reference = object["spec"]["scaleTargetRef"].clone();
             let target = TargetRef::take(&mut Fields::new("", reference, &report));
-            if let Some(target) = target.filter(|target| group_of(&target.api_version) == "apps") {
-                let target_kind = ("apps", "v1", target.kind.as_str());
+            let readable = target.and_then(|target| Some((target.readable()?, target)));
+            if let Some(((group, version), target)) = readable {
+                let target_kind = (group, version, target.kind.as_str());
                 add(
                     client,
                     &mut objects,

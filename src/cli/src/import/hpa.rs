@@ -104,15 +104,15 @@ fn convert_metric(mut metric: Fields<'_>, signals: &mut Signals) {
             dropped(name, why);
         }
         "Pods" => {
-            let name = metric_name(&mut metric, "pods");
+            let (name, wanted) = metric_name(&mut metric, "pods");
             let why = "Bursar reads no custom metrics of pods: if Prometheus has this one, give a signal of type Prometheus with a query \
                        for its sum; the engine's queue depth needs none";
-            dropped(name, why);
+            dropped(name + &wanted, why);
         }
         "Object" => {
-            let name = metric_name(&mut metric, "object");
+            let (name, wanted) = metric_name(&mut metric, "object");
             let why = "Bursar reads no custom metrics of objects: if Prometheus has this one, give a signal of type Prometheus";
-            dropped(name, why);
+            dropped(name + &wanted, why);
         }
         _ => dropped(String::new(), "it is no metric of autoscaling/v2"),
     }
@@ -124,9 +124,17 @@ fn named(metric: &mut Fields<'_>, source: &str) -> String {
     source["name"].as_str().unwrap_or("?").to_owned()
 }
 
-fn metric_name(metric: &mut Fields<'_>, source: &str) -> String {
+/// The same of a custom metric, with the value that replicas should have.
+fn metric_name(metric: &mut Fields<'_>, source: &str) -> (String, String) {
     let source = metric.take(source).unwrap_or_default();
-    source["metric"]["name"].as_str().unwrap_or("?").to_owned()
+    let name = source["metric"]["name"].as_str().unwrap_or("?").to_owned();
+    let wanted = ["averageValue", "value"].map(|field| &source["target"][field]);
+    let wanted = match wanted.into_iter().find(|value| !value.is_null()) {
+        Some(Value::String(text)) => format!(" at {text}"),
+        Some(other) => format!(" at {other}"),
+        None => String::new(),
+    };
+    (name, wanted)
 }
 
 /// A metric of the external metrics API, which Bursar reads too.

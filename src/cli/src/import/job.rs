@@ -69,7 +69,7 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
     let framework = Framework::Plain;
     let workers = Workers {
         role: String::new(),
-        replicas: parallelism,
+        replicas: Some(parallelism),
         template: pod_template::convert(spec.object("template"), framework),
     };
     set_workers(&mut draft, framework, vec![workers]);

@@ -83,7 +83,7 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
         }
         roles.push(Workers {
             role: role.to_owned(),
-            replicas: take_replicas(&mut of_kind, &format!("spec.roles ({kind})")),
+            replicas: take_replicas(&mut of_kind),
             template,
         });
     }

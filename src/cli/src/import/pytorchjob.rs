@@ -65,7 +65,7 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
         }
         roles.push(Workers {
             role: role.to_owned(),
-            replicas: take_replicas(&mut of_kind, "spec.replicas"),
+            replicas: take_replicas(&mut of_kind),
             template,
         });
     }
@@ -81,7 +81,7 @@ pub(crate) fn convert(object: &Value, report: &Report) -> Value {
             json!(["master"]),
             "a PyTorchJob has succeeded when its master has",
         );
-        if roles[1].replicas > 1 {
+        if roles[1].replicas != Some(1) {
             report.changed(
                 "spec.roles[1].template",
                 "workers of the second role have no RANK, since Kubernetes cannot add to an index: their command computes it, as \
@@ -141,7 +141,8 @@ fn merge(mut roles: Vec<Workers>) -> Vec<Workers> {
     if let [master, workers] = roles.as_slice()
         && master.template == workers.template
     {
-        let replicas = master.replicas.saturating_add(workers.replicas);
+        let replicas = (master.replicas.zip(workers.replicas))
+            .map(|(master, workers)| master.saturating_add(workers));
         roles.truncate(1);
         roles[0].replicas = replicas;
     }

@@ -10,6 +10,10 @@ use super::engine_guess::{EngineGuess, guess};
 use super::fields::Fields;
 use super::objects::{Objects, group_of, is_in, metadata};
 
+const LWS_GROUP: &str = "leaderworkerset.x-k8s.io";
+const LWS_KIND: &str = "LeaderWorkerSet";
+const LWS_LABELS: &str = "leaderworkerset.sigs.k8s.io";
+
 /// A workload that something scales.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TargetRef {
@@ -37,14 +41,50 @@ impl TargetRef {
         objects: &'o Objects,
         namespace: Option<&str>,
     ) -> Option<&'o Value> {
-        let group = match group_of(&self.api_version) {
-            "apps" => "apps",
-            // whatever else has a scale subresource: its template is where a Deployment's is, or
-            // nowhere
-            _ => return None,
-        };
+        let (group, _) = self.readable()?;
         objects.find((group, &self.kind), &self.name, namespace)
     }
+
+    /// Its group and version, if it is of a kind whose pod template is known.
+    pub(crate) fn readable(&self) -> Option<(&'static str, &'static str)> {
+        match (group_of(&self.api_version), self.kind.as_str()) {
+            ("apps", _) => Some(("apps", "v1")),
+            (LWS_GROUP, LWS_KIND) => Some((LWS_GROUP, "v1")),
+            // whatever else has a scale subresource: nobody knows where its template is
+            _ => None,
+        }
+    }
+
+    /// The template of the pods that requests go to, of its manifest: of a group, its leader's.
+    pub(crate) fn pod_template(&self, object: &Value) -> Value {
+        match self.kind.as_str() {
+            LWS_KIND => leader_template(object, &self.name),
+            _ => object["spec"]["template"].clone(),
+        }
+    }
+}
+
+/// The template of the leaders of a LeaderWorkerSet, with the labels by which Services select them.
+fn leader_template(object: &Value, name: &str) -> Value {
+    let group = &object["spec"]["leaderWorkerTemplate"];
+    let mut template = match &group["leaderTemplate"] {
+        // leaders are as workers are
+        Value::Null => group["workerTemplate"].clone(),
+        own => own.clone(),
+    };
+    let Value::Object(fields) = &mut template else {
+        return template;
+    };
+    let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
+    if let Value::Object(metadata) = metadata {
+        let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+        // its controller adds them
+        if let Value::Object(labels) = labels {
+            labels.insert(format!("{LWS_LABELS}/name"), json!(name));
+            labels.insert(format!("{LWS_LABELS}/worker-index"), json!("0"));
+        }
+    }
+    template
 }
 
 /// Sets `targetRef`, and all that the target says of the engine. `has_signals` tells whether the
@@ -72,7 +112,7 @@ pub(crate) fn set_target(
         report.missing("spec.engine", why);
         return;
     };
-    let template = &object["spec"]["template"];
+    let template = &target.pod_template(object);
     let containers = containers(template);
     let services = services(objects, template, namespace.as_deref());
     match guess(&containers) {

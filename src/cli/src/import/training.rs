@@ -1,12 +1,14 @@
 //! What the converters of training jobs have in common: roles, restarts, the run policy of
 //! Kubeflow.
 
+use bursar_api::lenient::bounded_text;
 use bursar_api::training::Framework;
 use serde_json::{Value, json};
 
 use super::draft::Draft;
 use super::fields::Fields;
 use super::pod_template::gpus;
+use super::report::Report;
 
 /// The most workers of a job, and the most restarts.
 const MAX_WORKERS: i64 = 1000;
@@ -19,22 +21,18 @@ const WITHOUT_GPUS: [&str; 3] = ["launcher", "ps", "evaluator"];
 pub(crate) struct Workers {
     /// The name of their role.
     pub(crate) role: String,
-    pub(crate) replicas: i64,
+    /// How many; `None` if the source has something there that is no number.
+    pub(crate) replicas: Option<i64>,
     pub(crate) template: Value,
 }
 
-/// Takes how many workers a replica specification has: 1 if it does not say it. Of one that says it
-/// by something else than a number, `field` is asked for.
-pub(crate) fn take_replicas(of_kind: &mut Fields<'_>, field: &str) -> i64 {
-    let is_given = of_kind.has("replicas");
-    let replicas = of_kind.integer("replicas");
-    if is_given && replicas.is_none() {
-        of_kind.report().missing(
-            field,
-            "the number of workers: the source has no number there",
-        );
+/// Takes how many workers a replica specification has: 1 if it does not say it, and `None` if it
+/// says it by something else than a number.
+pub(crate) fn take_replicas(of_kind: &mut Fields<'_>) -> Option<i64> {
+    match of_kind.has("replicas") {
+        true => of_kind.integer("replicas"),
+        false => Some(1),
     }
-    replicas.unwrap_or(1)
 }
 
 /// Sets the framework and the workers: in the short form if there is one role, else as roles.
@@ -42,12 +40,18 @@ pub(crate) fn set_workers(draft: &mut Draft<'_>, framework: Framework, roles: Ve
     let report = draft.report();
     draft.set("framework", framework.as_str());
     let replicas = |workers: &Workers, path: &str| {
-        let near = workers.replicas.clamp(1, MAX_WORKERS);
-        if near != workers.replicas {
-            let why = format!("was {}: Bursar takes 1 to {MAX_WORKERS}", workers.replicas);
-            report.changed(format!("{path}.replicas"), why);
+        let field = format!("{path}.replicas");
+        let Some(replicas) = workers.replicas else {
+            let why = "the number of workers: the source has no number there";
+            report.missing(field, why);
+            return None;
+        };
+        let near = replicas.clamp(1, MAX_WORKERS);
+        if near != replicas {
+            let why = format!("was {replicas}: Bursar takes 1 to {MAX_WORKERS}");
+            report.changed(field, why);
         }
-        near
+        Some(near)
     };
     let needs_gpus = |workers: &Workers, path: &str| {
         if gpus(&workers.template).is_empty() && !WITHOUT_GPUS.contains(&workers.role.as_str()) {
@@ -59,22 +63,51 @@ pub(crate) fn set_workers(draft: &mut Draft<'_>, framework: Framework, roles: Ve
     match roles.as_slice() {
         [] => report.missing("spec.template", "the source has no workers"),
         [workers] => {
-            draft.set("replicas", replicas(workers, "spec"));
+            if let Some(replicas) = replicas(workers, "spec") {
+                draft.set("replicas", replicas);
+            }
             draft.set("template", workers.template.clone());
             needs_gpus(workers, "spec");
+            needs_volumes(workers, "spec", report);
         }
         several => {
             let mut list = Vec::new();
             for (index, workers) in several.iter().enumerate() {
                 let path = format!("spec.roles[{index}]");
-                list.push(json!({
-                    "name": workers.role,
-                    "replicas": replicas(workers, &path),
-                    "template": workers.template,
-                }));
+                let mut role = json!({"name": workers.role, "template": workers.template});
+                if let Some(replicas) = replicas(workers, &path) {
+                    role["replicas"] = json!(replicas);
+                }
+                list.push(role);
                 needs_gpus(workers, &path);
+                needs_volumes(workers, &path, report);
             }
             draft.set("roles", list);
+        }
+    }
+}
+
+/// Asks for volumes that containers mount and the template lacks: pods could not be made.
+fn needs_volumes(workers: &Workers, path: &str, report: &Report) {
+    let spec = &workers.template["spec"];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let volumes = list(&spec["volumes"]);
+    for kind in ["initContainers", "containers"] {
+        for (container, of_container) in list(&spec[kind]).iter().enumerate() {
+            for (mount, of_mount) in list(&of_container["volumeMounts"]).iter().enumerate() {
+                let name = &of_mount["name"];
+                if !name.is_string() || volumes.iter().any(|volume| volume["name"] == *name) {
+                    continue;
+                }
+                let field =
+                    format!("{path}.template.spec.{kind}[{container}].volumeMounts[{mount}]");
+                let why = format!(
+                    "the template has no volume {}. One that the source's operator adds is not there, and Bursar gives its own to the \
+                     first container alone: add the volume, or take out what needs it",
+                    bounded_text(&name.to_string())
+                );
+                report.missing(field, why);
+            }
         }
     }
 }

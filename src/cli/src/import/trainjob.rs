@@ -1,6 +1,7 @@
 //! A TrainJob of Kubeflow Trainer becomes a TrainingJob, together with the runtime that it refers
 //! to.
 
+use bursar_api::lenient::bounded_text;
 use bursar_api::training::Framework;
 use bursar_core::pricing::is_gpu;
 use serde_json::{Map, Value, json};
@@ -56,11 +57,17 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
     }
     let runtime = Runtime::new(runtime, &kind, &name, report);
     let framework = runtime.framework;
-    report.note("spec.framework", format!("by {}", runtime.evidence));
     let mut trainer = spec.object("trainer");
     let nodes = trainer.integer("numNodes").or(runtime.nodes).unwrap_or(1);
     let own = trainer.text("numProcPerNode");
+    let place = match own {
+        Some(_) => "spec.trainer.numProcPerNode",
+        None => "runtime numProcPerNode",
+    };
     let processes = own.or_else(|| runtime.processes.clone());
+    let drop_processes = |processes: &str, why: &str| {
+        report.dropped(format!("{place} ({})", bounded_text(processes)), why);
+    };
     let mut roles = Vec::new();
     let has_launcher = runtime.launcher.is_some();
     for (role, template) in [
@@ -82,7 +89,7 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
         let fields = Fields::new(path, template, report);
         roles.push(Workers {
             role: role.to_owned(),
-            replicas: if role == "launcher" { 1 } else { nodes },
+            replicas: Some(if role == "launcher" { 1 } else { nodes }),
             template: pod_template::convert(fields, framework),
         });
     }
@@ -91,19 +98,22 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
         if runtime.is_launcher_node {
             report.changed("spec.roles", LAUNCHER_IS_NODE);
         }
-        let slots = processes
-            .as_deref()
-            .and_then(|text| text.parse::<i64>().ok());
-        // Trainer takes 1 for as many processes as a node has GPUs, which is Bursar's default
-        if let Some(slots) = slots.filter(|slots| *slots != 1) {
-            draft.set("mpi.slotsPerWorker", slots);
+        match processes.as_deref().map(|text| (text, text.parse::<i64>())) {
+            // Trainer takes 1 for as many processes as a node has GPUs, which is Bursar's default
+            None | Some((_, Ok(1))) => {}
+            Some((_, Ok(slots))) => draft.set("mpi.slotsPerWorker", slots),
+            Some((text, Err(_))) => drop_processes(text, SLOTS_OF_GPUS),
         }
         if let Some(path) = runtime.ssh_path {
             draft.set("mpi.sshAuthMountPath", path);
         }
-    } else if let (Framework::PyTorch, Some(processes)) = (framework, &processes) {
-        for workers in &mut roles {
-            super::pytorchjob::set_processes(&mut workers.template, processes);
+    } else if let Some(processes) = &processes {
+        if framework == Framework::PyTorch {
+            for workers in &mut roles {
+                super::pytorchjob::set_processes(&mut workers.template, processes);
+            }
+        } else {
+            drop_processes(processes, PROCESSES_OF_COMMAND);
         }
     }
     let launcher_command = roles
@@ -126,11 +136,15 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
 const LAUNCHER_IS_NODE: &str = "the launcher was one of numNodes nodes and trained itself; here it has no GPUs, and processes run on numNodes \
     workers: as many GPUs as before, in one more pod";
 
+/// How many processes a launcher starts if no number says it.
+const SLOTS_OF_GPUS: &str = "it is no number: a launcher starts a process for each GPU of a worker, unless mpi.slotsPerWorker says otherwise";
+/// Who says how many processes a worker starts without torchrun or a launcher.
+const PROCESSES_OF_COMMAND: &str =
+    "nothing tells a worker of this framework: its command starts as many processes as it likes";
+
 /// What a TrainJob's runtime says.
 struct Runtime {
     framework: Framework,
-    /// Where the framework shows, in words.
-    evidence: String,
     nodes: Option<i64>,
     processes: Option<String>,
     ssh_path: Option<String>,
@@ -151,11 +165,7 @@ impl Runtime {
         let mut spec = Fields::new("runtime.spec", object["spec"].clone(), report);
         let mut policy = spec.object("mlPolicy");
         let nodes = policy.integer("numNodes");
-        let declared: Vec<String> = ["torch", "mpi", "jax", "tensorflow"]
-            .into_iter()
-            .filter(|name| policy.has(name))
-            .map(str::to_owned)
-            .collect();
+        let declared: Vec<String> = policy.names();
         let mut torch = policy.object("torch");
         let mut mpi = policy.object("mpi");
         let processes = torch
@@ -169,7 +179,31 @@ impl Runtime {
         let is_launcher_node = mpi.boolean("runLauncherAsNode") == Some(true);
         let ssh_path = mpi.text("sshAuthMountPath");
         policy.ignore(&["jax", "tensorflow"]);
-        let (framework, evidence) = framework(&declared, label.as_str(), (kind, name));
+        let framework = match framework(&declared, label.as_str(), name) {
+            Ok((framework, evidence)) => {
+                report.note("spec.framework", format!("by {evidence}"));
+                framework
+            }
+            Err(unknown) => {
+                match unknown {
+                    _ if runtime.is_none() => report.missing(
+                        "spec.framework",
+                        format!("{kind} {name} was not found: Plain sets no variables of a framework"),
+                    ),
+                    Some(other) => report.changed(
+                        "spec.framework",
+                        format!(
+                            "was {other:?}, which Bursar does not know: variables and files that Trainer makes for it are not there"
+                        ),
+                    ),
+                    None => report.note(
+                        "spec.framework",
+                        format!("{kind} {name} does not say one"),
+                    ),
+                }
+                Framework::Plain
+            }
+        };
         spec.drop_field("podGroupPolicy", "all workers start together, or none does");
         let mut template = spec.object("template");
         let mut job_set = template.object("spec");
@@ -206,7 +240,6 @@ impl Runtime {
         }
         Self {
             framework,
-            evidence,
             nodes,
             processes,
             ssh_path,
@@ -254,12 +287,15 @@ fn pod_template_of(replicated: &mut Fields<'_>, limits: &mut Vec<i64>) -> Value 
     spec.take("template").unwrap_or_default()
 }
 
-/// The framework of a runtime, by its policy, its label, or its name.
+/// The framework of a runtime, by its label, its policy, or its name, and where it shows.
+///
+/// # Errors
+/// It is none of Bursar's: its name, if the runtime has one.
 fn framework(
     declared: &[String],
     label: Option<&str>,
-    (kind, name): (&str, &str),
-) -> (Framework, String) {
+    name: &str,
+) -> Result<(Framework, String), Option<String>> {
     let known = |text: &str| match text {
         "torch" | "torchtune" => Some(Framework::PyTorch),
         "jax" => Some(Framework::Jax),
@@ -269,24 +305,21 @@ fn framework(
         _ => None,
     };
     if let Some((label, framework)) = label.and_then(|label| Some((label, known(label)?))) {
-        return (
-            framework,
-            format!("label trainer.kubeflow.org/framework: {label}"),
-        );
+        let evidence = format!("label trainer.kubeflow.org/framework: {label}");
+        return Ok((framework, evidence));
     }
     if let Some((policy, framework)) = declared
         .iter()
         .find_map(|policy| Some((policy, known(policy)?)))
     {
-        return (framework, format!("mlPolicy.{policy} of the runtime"));
+        return Ok((framework, format!("mlPolicy.{policy} of the runtime")));
     }
     let first = name.split('-').next().unwrap_or_default();
     match known(first) {
-        Some(framework) => (framework, format!("the name of {kind} {name}")),
-        None => (
-            Framework::Plain,
-            format!("nothing: {kind} {name} does not say one"),
-        ),
+        Some(framework) => Ok((framework, format!("the name {name} of its runtime"))),
+        None => Err(label
+            .or(declared.first().map(String::as_str))
+            .map(bounded_text)),
     }
 }
 

@@ -52,13 +52,13 @@ pub(crate) fn convert(object: &Value, objects: &Objects, report: &Report) -> Val
     let namespace = draft.namespace().map(str::to_owned);
     let template = target
         .as_ref()
-        .and_then(|target| target.find(objects, namespace.as_deref()));
+        .and_then(|target| Some(target.pod_template(target.find(objects, namespace.as_deref())?)));
     let source = Source {
         // the labels of KEDA's metrics have it, however the new object is called
         name: name_of(object, "name").unwrap_or(draft.name()).to_owned(),
         namespace,
         metric_names,
-        container: container(template, environment.as_deref()),
+        container: container(template.as_ref(), environment.as_deref()),
         objects,
     };
     set_replicas(&mut draft, &mut spec);
@@ -154,8 +154,8 @@ fn metric_names(status: &Value) -> Vec<String> {
 }
 
 /// The container whose variables triggers name: the one that the source says, or the first.
-fn container(target: Option<&Value>, name: Option<&str>) -> Option<Container> {
-    let containers = containers(&target?["spec"]["template"]);
+fn container(template: Option<&Value>, name: Option<&str>) -> Option<Container> {
+    let containers = containers(template?);
     match name {
         Some(name) => containers.into_iter().find(|each| each.name == name),
         None => containers.into_iter().next(),

@@ -160,7 +160,24 @@ fn a_trainjob_without_its_runtime_says_what_is_missing() {
             .why("spec.template")
             .contains("ClusterTrainingRuntime our-torch")
     );
-    assert!(!imported.is_whole());
+    let missing = imported.fields(Fate::Missing);
+    assert!(missing.contains(&"spec.framework"), "{missing:?}");
+}
+
+#[test]
+fn a_runtime_of_a_framework_that_bursar_lacks_says_so() {
+    let booster = TRAIN_JOB.replace("framework: torch", "framework: xgboost");
+    let booster = booster.replace(", torch: {}", ", xgboost: {}");
+    let imported = import(TrainJob, &booster);
+    assert_eq!(imported.manifest["spec"]["framework"], "Plain");
+    assert!(imported.fields(Fate::Changed).contains(&"spec.framework"));
+    assert!(imported.why("spec.framework").contains("xgboost"));
+    // without a framework nobody reads it
+    let dropped = imported.fields(Fate::Dropped);
+    assert!(
+        dropped.contains(&"spec.trainer.numProcPerNode (4)"),
+        "{dropped:?}"
+    );
 }
 
 #[test]
@@ -254,6 +271,33 @@ fn a_number_of_workers_that_is_none_is_asked_for() {
     let text = PYTORCH_JOB.replace("replicas: 3", "replicas: $NUM_NODES");
     let missing = import(PyTorchJob, &text);
     assert_eq!(missing.fields(Fate::Missing), ["spec.replicas"]);
+    // none is made up
+    assert!(missing.manifest["spec"]["replicas"].is_null());
+    let missing = import(
+        MpiJob,
+        &MPI_JOB.replace("replicas: 2", "replicas: $NUM_NODES"),
+    );
+    assert_eq!(missing.fields(Fate::Missing), ["spec.roles[1].replicas"]);
+    assert!(missing.manifest["spec"]["roles"][1]["replicas"].is_null());
+}
+
+#[test]
+fn a_mount_of_a_volume_that_the_template_lacks_is_asked_for() {
+    // the operator of the source adds such volumes to pods
+    let waits = "initContainers: [{name: wait, image: 'example.com/mpi:1', volumeMounts: [{name: mpi-job-config, mountPath: /etc/mpi}]}]";
+    let text = MPI_JOB.replace(
+        "containers: [{name: launcher",
+        &format!("{waits}\n          containers: [{{name: launcher"),
+    );
+    let imported = import(MpiJob, &text);
+    let field = "spec.roles[0].template.spec.initContainers[0].volumeMounts[0]";
+    assert_eq!(imported.fields(Fate::Missing), [field]);
+    assert!(imported.why(field).contains("mpi-job-config"));
+    let whole = text.replace(
+        waits,
+        &format!("volumes: [{{name: mpi-job-config}}]\n          {waits}"),
+    );
+    assert!(import(MpiJob, &whole).is_whole());
 }
 
 #[test]

@@ -55,6 +55,19 @@ fn an_engine_that_is_not_known_is_custom_and_says_what_it_needs() {
 }
 
 #[test]
+fn the_metrics_of_a_custom_engine_are_asked_for_once() {
+    let sole = DEPLOYMENT
+        .replace("vllm/vllm-openai:v0.11.0", "example.com/server:1")
+        .replace(", {name: admin, containerPort: 9000}", "")
+        .replace(", {name: admin, port: 9000}", "");
+    let imported = import(Deployment, &sole);
+    assert_eq!(
+        imported.fields(Fate::Missing),
+        ["spec.engine", "spec.engineOptions.metrics"]
+    );
+}
+
+#[test]
 fn a_deployment_that_something_scales_names_it() {
     let imported = import(Deployment, &format!("{DEPLOYMENT}\n{HPA}"));
     let why = imported.why("spec.maxReplicas");
@@ -379,4 +392,47 @@ fn what_is_not_there_is_refused_with_what_is() {
     );
     let error = import_all(Hpa, "x: [1").unwrap_err().to_string();
     assert!(error.starts_with("reading FILE: "), "{error}");
+}
+
+#[test]
+fn a_metric_of_pods_is_dropped_with_its_target() {
+    let text = HPA.replace(
+        "type: Resource\n      resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}",
+        "type: Pods\n      pods: {metric: {name: waiting}, target: {type: AverageValue, averageValue: 10}}",
+    );
+    let dropped = import(Hpa, &format!("{DEPLOYMENT}\n{text}"));
+    assert_eq!(
+        dropped.fields(Fate::Dropped),
+        ["spec.metrics[1] (Pods waiting at 10)"]
+    );
+}
+
+#[test]
+fn a_group_of_pods_is_a_target_with_the_engine_of_its_leader() {
+    let target = "scaleTargetRef: {apiVersion: leaderworkerset.x-k8s.io/v1, kind: LeaderWorkerSet, name: chat}";
+    let hpa = HPA.replace(
+        "scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: chat}",
+        target,
+    );
+    let pod =
+        |image: &str| format!("{{spec: {{containers: [{{name: engine, image: '{image}'}}]}}}}");
+    let template = format!(
+        "{{size: 2, leaderTemplate: {}, workerTemplate: {}}}",
+        pod("vllm/vllm-openai:v0.11.0"),
+        pod("example.com/worker:1")
+    );
+    let set = format!(
+        "apiVersion: leaderworkerset.x-k8s.io/v1\nkind: LeaderWorkerSet\nmetadata: {{name: chat, namespace: team}}\nspec: {{leaderWorkerTemplate: {template}}}\n---\n"
+    );
+    let front = "apiVersion: v1\nkind: Service\nmetadata: {name: front, namespace: team}\nspec:\n  selector: {leaderworkerset.sigs.k8s.io/name: chat, leaderworkerset.sigs.k8s.io/worker-index: '0'}\n  ports: [{port: 80, targetPort: 8000}]\n---\n";
+    let imported = import(Hpa, &format!("{set}{front}{hpa}"));
+    let spec = &imported.manifest["spec"];
+    assert_eq!(spec["engine"], "vLLM");
+    assert_eq!(spec["targetRef"]["kind"], "LeaderWorkerSet");
+    assert_eq!(spec["serviceRef"], json!({"name": "front"}));
+    assert_eq!(imported.fields(Fate::Missing), Vec::<&str>::new());
+    // without a template of their own, leaders are as workers are
+    let alike = set.replace("leaderTemplate", "otherTemplate");
+    let imported = import(Hpa, &format!("{alike}{front}{hpa}"));
+    assert!(imported.why("spec.engine").contains("example.com/worker:1"));
 }
