@@ -147,6 +147,25 @@ pub fn wait_until(
     Ok(())
 }
 
+/// Runs a task for each item, all of them at a time. Says what went wrong.
+pub fn run_together<T: Sync>(
+    items: &[T],
+    task: impl Fn(&T) -> ScenarioResult + Sync,
+) -> Vec<String> {
+    let task = &|item| task(item).map_err(|error| error.to_string());
+    let ended: Vec<_> = thread::scope(|scope| {
+        let started: Vec<_> = items
+            .iter()
+            .map(|item| scope.spawn(move || task(item)))
+            .collect();
+        let join = |ended: thread::ScopedJoinHandle<'_, Result<(), String>>| {
+            (ended.join()).unwrap_or_else(|_| Err("a task panicked".to_owned()))
+        };
+        started.into_iter().map(join).collect()
+    });
+    ended.into_iter().filter_map(Result::err).collect()
+}
+
 /// What a field of an object says.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ use bursar_e2e::{
     runner::{Images, Scenario, ScenarioResult, Suite},
 };
 
+use crate::example::Example;
+
 pub(crate) const HELM_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn suite() -> Suite {
@@ -78,6 +80,20 @@ fn examples(cluster: &Cluster) -> ScenarioResult {
     for folder in ["examples", "examples/frameworks", "examples/adoption"] {
         let folder = root().join(folder).display().to_string();
         cluster.kubectl(&["apply", "-f", &folder])?;
+    }
+    // scenarios drive these with programs of the tests; as they are written they are accepted, too
+    for folder in ["examples/engines", "examples/signals"] {
+        let folder = root().join(folder).display().to_string();
+        cluster.kubectl(&["apply", "--dry-run=server", "-f", &folder])?;
+    }
+    // all but the kinds of other projects, which are not served here
+    for (file, kind) in [
+        ("adoption/lws/leader-worker-set", "LeaderWorkerSet"),
+        ("adoption/kubeflow/pytorch-job", "PyTorchJob"),
+    ] {
+        let mut example = Example::read(file)?;
+        example.take(kind)?;
+        cluster.apply(&example.manifest("default"))?;
     }
     cluster.kubectl(&[
         "apply",

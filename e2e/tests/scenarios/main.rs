@@ -4,6 +4,7 @@
 mod admission;
 mod control_plane;
 mod demo;
+mod example;
 mod focus;
 mod money;
 mod operator;

@@ -8,9 +8,10 @@ use bursar_e2e::{
 };
 use serde_json::{Value, json};
 
-use super::adoption::{ENGINE, SERVING, Target, serves_bursts};
+use super::adoption::{SERVING, Target, serves_bursts};
 
 const NAMESPACE: &str = "adopted-groups";
+const NAME: &str = "vllm-nodes";
 /// The place of a pod in its group; the leader has the first.
 const INDEX: &str = "leaderworkerset.sigs.k8s.io/worker-index";
 
@@ -19,11 +20,13 @@ pub(crate) fn of_a_leader_worker_set(cluster: &Cluster) -> ScenarioResult {
     Addon::LeaderWorkerSet.install(cluster)?;
     let target = Target {
         namespace: NAMESPACE,
-        api_version: "leaderworkerset.x-k8s.io/v1",
+        example: "adoption/lws/leader-worker-set",
         kind: "LeaderWorkerSet",
-        template: ".spec.leaderWorkerTemplate",
-        selector: &format!(r#"{{leaderworkerset.sigs.k8s.io/name: old, {INDEX}: "0"}}"#),
-        spec: format!("leaderWorkerTemplate: {{size: 2, workerTemplate: {{spec: {ENGINE}}}}}"),
+        name: NAME,
+        templates: &[
+            "/spec/leaderWorkerTemplate/leaderTemplate",
+            "/spec/leaderWorkerTemplate/workerTemplate",
+        ],
         min_replicas: 2,
     };
     let (address, template) = target.adopt(cluster)?;
@@ -35,7 +38,7 @@ pub(crate) fn of_a_leader_worker_set(cluster: &Cluster) -> ScenarioResult {
     // a group that stays, so that there are pods from which the marks are taken
     target.keep(cluster, 1)?;
     let ready = ".status.readyReplicas";
-    wait_for_field(cluster, NAMESPACE, "infd/chat", ready, "1", 60)?;
+    wait_for_field(cluster, NAMESPACE, &format!("infd/{NAME}"), ready, "1", 60)?;
     wait_for_marks(cluster, "those of replicas", is_marked)?;
     target.select_serving(cluster, "null")?;
     target.give_back(cluster)?;
@@ -102,7 +105,7 @@ fn marks(pod: &Value) -> [Value; 3] {
 fn is_marked(pod: &Value, leader: &str) -> bool {
     let marks = marks(pod);
     match pod["metadata"]["labels"][INDEX].as_str() {
-        Some("0") => marks == [json!("chat"), json!("true"), Value::Null],
-        _ => !leader.is_empty() && marks == [json!("chat"), Value::Null, json!(leader)],
+        Some("0") => marks == [json!(NAME), json!("true"), Value::Null],
+        _ => !leader.is_empty() && marks == [json!(NAME), Value::Null, json!(leader)],
     }
 }

@@ -20,6 +20,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::json;
 
+use crate::example::{Example, chat_service};
+
 const NAMESPACE: &str = "always";
 
 /// The ready endpoints of the Service `chat`, as a proxy that reads slices keeps them.
@@ -102,11 +104,20 @@ fn with_mode(mode: &str, manifest: &str) -> String {
     )
 }
 
-/// To zero and back three times, by a client that uses ready endpoints alone.
+/// `examples/inference-behind-ingress.yaml`: to zero and back three times, by a client that uses ready endpoints alone.
 pub(crate) fn wakes_by_ready_endpoints(cluster: &Cluster) -> ScenarioResult {
-    let flags = r#""--startup-delay", "1s", "--speedup", "20", "--on-sigterm", "close""#;
-    let manifest = with_mode("Always", &service_manifest(NAMESPACE, flags, "1s"));
+    let file = "inference-behind-ingress";
+    let flags = [
+        "--startup-delay",
+        "1s",
+        "--speedup",
+        "20",
+        "--on-sigterm",
+        "close",
+    ];
+    let manifest = chat_service(file, NAMESPACE, &flags, "1s")?;
     deploy_manifest(cluster, NAMESPACE, &manifest)?;
+    leads_to_service(cluster, Example::read(file)?)?;
     wait_until("the Service to select no pod", 30, || {
         let selected = get_field(cluster, NAMESPACE, "service/chat", ".spec.selector")?;
         Ok(selected.contains("by-gateways"))
@@ -141,6 +152,20 @@ pub(crate) fn wakes_by_ready_endpoints(cluster: &Cluster) -> ScenarioResult {
         return Err(format!("the Service of the replicas has the address {replicas}").into());
     }
     wait_for_zero(cluster, NAMESPACE)
+}
+
+/// The Ingress of an example leads to the Service of its InferenceDeployment, which is called `chat` here, by a port that it has.
+fn leads_to_service(cluster: &Cluster, mut example: Example) -> ScenarioResult {
+    let service = example.take("InferenceDeployment")?;
+    let ingress = example.take("Ingress")?;
+    let backend = &ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
+    let ports = get_field(cluster, NAMESPACE, "service/chat", ".spec.ports[*].name")?;
+    let port = backend["port"]["name"].as_str().unwrap_or_default();
+    let has_port = ports.split_whitespace().any(|name| name == port);
+    match backend["name"] == service["metadata"]["name"] && has_port {
+        true => Ok(()),
+        false => Err(format!("the Ingress leads to {backend}; the Service has {ports}").into()),
+    }
 }
 
 /// The mode changes twice under load, of clients that use ready endpoints alone and of clients that use the Service's address. The

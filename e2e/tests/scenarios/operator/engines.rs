@@ -1,16 +1,18 @@
 //! Engines other than vLLM: each example of `examples/engines`, with the test engine that speaks its dialect in the place of its image.
 
-use std::{error::Error, fs, thread, time::Duration};
+use std::{error::Error, fs, time::Duration};
 
 use bursar_e2e::{
     Access, Cluster, operator,
     runner::ScenarioResult,
-    scenario::{apply_service, client_runtime, expect_all_ok, wait_for_field, wait_until},
+    scenario::{
+        apply_service, client_runtime, expect_all_ok, run_together, wait_for_field, wait_until,
+    },
     traffic,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::control_plane::root;
+use crate::{control_plane::root, example::Example};
 
 /// Each example, and the dialect of its engine.
 const ENGINES: [(&str, &str); 9] = [
@@ -35,22 +37,9 @@ pub(crate) fn go_to_zero_and_back(cluster: &Cluster) -> ScenarioResult {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     let mut problems = Vec::new();
     for engines in ENGINES.chunks(AT_ONCE) {
-        let ended: Vec<_> = thread::scope(|scope| {
-            let run = |(name, dialect): &'static (&str, &str)| {
-                scope.spawn(move || {
-                    let ended = go(cluster, name, dialect).map_err(|error| error.to_string());
-                    ended.map_err(|error| format!("{name}: {error}"))
-                })
-            };
-            let started: Vec<_> = engines.iter().map(run).collect();
-            let join = |ended: thread::ScopedJoinHandle<'_, Result<(), String>>| {
-                ended
-                    .join()
-                    .unwrap_or_else(|_| Err("it panicked".to_owned()))
-            };
-            started.into_iter().map(join).collect()
-        });
-        problems.extend(ended.into_iter().filter_map(Result::err));
+        problems.extend(run_together(engines, |(name, dialect)| {
+            go(cluster, name, dialect).map_err(|error| format!("{name}: {error}").into())
+        }));
     }
     match problems.is_empty() {
         true => Ok(()),
@@ -80,10 +69,7 @@ fn go(cluster: &Cluster, name: &str, dialect: &str) -> ScenarioResult {
 
 /// The example with the test engine, which needs no files and is quick.
 fn manifest(namespace: &str, name: &str, dialect: &str) -> Result<String, Box<dyn Error>> {
-    let path = root().join(format!("examples/engines/{name}.yaml"));
-    let text = fs::read_to_string(&path)?;
-    let first = text.split("\n---\n").next().unwrap_or_default();
-    let mut object: Value = serde_saphyr::from_str(first)?;
+    let mut object = Example::read(&format!("engines/{name}"))?.take("InferenceDeployment")?;
     object["metadata"] = json!({"name": "chat", "namespace": namespace});
     let spec = &mut object["spec"];
     spec["maxReplicas"] = json!(1);

@@ -19,14 +19,18 @@ use bursar_e2e::scenario::{
     service_manifest, wait_for_field, wait_for_zero, wait_until, with_min_replicas,
 };
 
+use crate::example::chat_service;
+
 /// kube-proxy's own bound from an endpoint's change to its rules: its `minSyncPeriod` is 1 s, and a sync takes some time. How long it
 /// took is measured and printed; requests are forgiven for that time only.
 const SYNC_LIMIT: Duration = Duration::from_secs(2);
 /// Where the node's kube-proxy says when it wrote its rules.
 const KUBE_PROXY: &str = "127.0.0.1:10249";
 
+/// `examples/inference.yaml`.
 pub(crate) fn scaling(cluster: &Cluster) -> ScenarioResult {
-    let address = deploy_service(cluster, "scaling", r#""--startup-delay", "1s""#, "5s")?;
+    let manifest = chat_service("inference", "scaling", &["--startup-delay", "1s"], "5s")?;
+    let address = deploy_manifest(cluster, "scaling", &manifest)?;
     let answers =
         client_runtime()?.block_on(traffic::burst(address, 24, Duration::from_millis(20), 60));
     expect_all_ok(&answers)?;
