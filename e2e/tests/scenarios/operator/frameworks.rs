@@ -1,9 +1,11 @@
-//! What workers of PyTorch, TensorFlow and JAX have in their environment, read as each framework's documentation says, and not as it is
-//! written: every name that it has leads to the worker that it stands for. `cargo soak` runs the frameworks themselves.
+//! What the workers of the examples have in their environment, read as each framework's documentation says, and not as it is written: every
+//! name that it has leads to the worker that it stands for. The examples' own commands run, and programs of this test are in the place of
+//! those that they start; `cargo soak` runs the frameworks themselves.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::Write,
     net::{IpAddr, ToSocketAddrs},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -13,22 +15,116 @@ use std::{
 use bursar_e2e::{
     Access, Cluster, operator,
     runner::ScenarioResult,
-    scenario::{wait_for_no_pods, wait_until},
+    scenario::{run_together, wait_for_field, wait_for_no_pods, wait_until},
 };
 use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::example::{Example, set};
 
 type Error = Box<dyn std::error::Error>;
 
 const NAMESPACE: &str = "frameworks";
-/// Workers of all jobs.
-const WORKERS: usize = 7;
-/// What all containers read, and where nothing is written.
-const END: &str = "end";
+/// Jobs wait for the GPUs of those before them.
+const RUN_SECONDS: u64 = 150;
+
+/// Notes what it was started with, and ends once something is written into the pipe of its role.
+const NOTE: &str = r#"#!/bin/sh
+cd /data || exit 1
+{ echo "${0##*/}"; for each; do echo "$each"; done; } > "$HOSTNAME.arguments"
+export -p > "$HOSTNAME.environment"
+for file in /etc/mpi/hostfile /job/hostfile; do
+  [ -f "$file" ] || continue
+  name=${file%/*}
+  while read -r line; do echo "$line"; done < "$file" > "$HOSTNAME.${name##*/}-hostfile"
+done
+: > "$HOSTNAME.noted"
+read -r line < "end-${HOSTNAME%-*}"
+"#;
+/// What starts the processes of a framework in the examples, and the sshd of workers that a launcher reaches.
+const STARTED: [&str; 7] = [
+    "torchrun",
+    "python",
+    "dask",
+    "mpirun",
+    "horovodrun",
+    "deepspeed",
+    "sshd",
+];
+/// Reaches a worker once its sshd runs.
+const SSH: &str = r#"#!/bin/sh
+for each; do host=$last; last=$each; done
+[ -f "/data/${host%%.*}.noted" ]
+"#;
+
+/// An example, and what holds for its workers.
+struct FrameworkExample {
+    /// Its path below `examples`.
+    file: &'static str,
+    /// The roles whose end is the job's; the others are stopped then.
+    ends_with: &'static [&'static str],
+    check: fn(&[Worker]) -> ScenarioResult,
+}
+
+const EXAMPLES: [FrameworkExample; 9] = [
+    FrameworkExample {
+        file: "training",
+        ends_with: &[""],
+        check: pytorch,
+    },
+    FrameworkExample {
+        file: "training-roles",
+        ends_with: &["master", "worker"],
+        check: pytorch,
+    },
+    FrameworkExample {
+        file: "frameworks/jax",
+        ends_with: &[""],
+        check: jax,
+    },
+    FrameworkExample {
+        file: "frameworks/tensorflow",
+        ends_with: &[""],
+        check: mirrored,
+    },
+    FrameworkExample {
+        file: "frameworks/tensorflow-parameter-servers",
+        ends_with: &["chief"],
+        check: tensorflow,
+    },
+    FrameworkExample {
+        file: "frameworks/plain",
+        ends_with: &["worker"],
+        check: plain,
+    },
+    FrameworkExample {
+        file: "frameworks/mpi",
+        ends_with: &["launcher"],
+        check: mpi,
+    },
+    FrameworkExample {
+        file: "frameworks/horovod",
+        ends_with: &["launcher"],
+        check: horovod,
+    },
+    FrameworkExample {
+        file: "frameworks/deepspeed",
+        ends_with: &["launcher"],
+        check: deepspeed,
+    },
+];
 
 /// A worker, as it sees itself and as others reach it.
 struct Worker {
+    role: String,
+    /// Its place in its role.
+    index: usize,
     address: IpAddr,
     environment: BTreeMap<String, String>,
+    /// The program and its arguments.
+    arguments: Vec<String>,
+    /// The hostfiles that a launcher has, by their directory's name.
+    hostfiles: BTreeMap<&'static str, String>,
 }
 
 /// <https://www.tensorflow.org/guide/distributed_training#TF_CONFIG>
@@ -46,66 +142,193 @@ struct TfTask {
 }
 
 pub(crate) fn environments_lead_to_workers(cluster: &Cluster) -> ScenarioResult {
+    let of_folder = EXAMPLES.iter().filter(|each| each.file.contains('/'));
+    let files = fs::read_dir(crate::control_plane::root().join("examples/frameworks"))?;
+    same(of_folder.count(), files.count(), "examples of frameworks")?;
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     let directory = cluster.run_directory().join(NAMESPACE);
-    let _end = shared_files(&directory)?;
+    make_programs(&directory)?;
     cluster.apply(&format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"
     ))?;
-    let alike = format!("replicas: 2, template: {}", template(&directory, 1));
-    let roles = [("chief", 1), ("worker", 1), ("ps", 0)].map(|(name, gpus)| {
-        let template = template(&directory, gpus);
-        format!("{{name: {name}, replicas: 1, template: {template}}}")
+    let problems = run_together(&EXAMPLES, |each| {
+        each.run(cluster, &directory)
+            .map_err(|error| format!("examples/{}.yaml: {error}", each.file).into())
     });
-    let roles = format!("roles: [{}]", roles.join(", "));
-    for (framework, workers) in [("PyTorch", &alike), ("JAX", &alike), ("TensorFlow", &roles)] {
-        let name = framework.to_lowercase();
-        cluster.apply(&format!(
-            "apiVersion: bursar.dev/v1alpha1\nkind: TrainingJob\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
-             spec: {{framework: {framework}, {workers}}}\n"
-        ))?;
+    if !problems.is_empty() {
+        return Err(problems.join("\n").into());
     }
-    // the second file of a worker is made once the first one is written
-    wait_until("all workers to note their environment", 90, || {
-        let entries = fs::read_dir(&directory)?.collect::<Result<Vec<_>, _>>()?;
-        let noted = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|it| it == "noted");
-        Ok(entries.iter().filter(|entry| noted(entry)).count() == WORKERS)
-    })?;
-    pytorch(&workers(cluster, &directory, "pytorch")?)?;
-    jax(&workers(cluster, &directory, "jax")?)?;
-    tensorflow(&workers(cluster, &directory, "tensorflow")?)?;
-    cluster.kubectl(&["-n", NAMESPACE, "delete", "tj", "--all", "--timeout=60s"])?;
     wait_for_no_pods(cluster, NAMESPACE)
 }
 
-/// The options of torchrun, each by its variable: <https://docs.pytorch.org/docs/stable/elastic/run.html>.
+impl FrameworkExample {
+    /// Its workers start, find each other by what they have, and the job succeeds with the roles whose end is its own.
+    fn run(&self, cluster: &Cluster, directory: &Path) -> ScenarioResult {
+        let mut example = Example::read(self.file)?;
+        let job = example.object("TrainingJob")?;
+        let name = job["metadata"]["name"].as_str();
+        let name = name.ok_or("it has no name")?.to_owned();
+        let mut roles = Vec::new();
+        for_each_role(&mut job["spec"], |role, replicas, template| {
+            run_noting(template, directory);
+            roles.push((role.to_owned(), replicas));
+        })?;
+        let mut pipes = Vec::new();
+        for (role, _) in &roles {
+            pipes.push(make_pipe(
+                &directory.join(format!("end-{}", group(&name, role))),
+            )?);
+        }
+        cluster.apply(&example.manifest(NAMESPACE))?;
+        let hosts = || {
+            let hosts = roles.iter();
+            hosts.flat_map(|(role, replicas)| (0..*replicas).map(move |index| (role, index)))
+        };
+        wait_until("all workers to note what they have", RUN_SECONDS, || {
+            let noted = |(role, index): (&String, usize)| {
+                let file = format!("{}-{index}.noted", group(&name, role));
+                directory.join(file).exists()
+            };
+            Ok(hosts().all(noted))
+        })?;
+        let addresses = addresses(cluster, &name)?;
+        let workers = hosts().map(|(role, index)| {
+            let host = format!("{}-{index}", group(&name, role));
+            let address = addresses
+                .get(&host)
+                .ok_or_else(|| format!("no pod is {host}"))?;
+            Worker::read(directory, &host, role, index, *address)
+        });
+        (self.check)(&workers.collect::<Result<Vec<_>, Error>>()?)?;
+        // a job that has ended has no names
+        for ((role, replicas), pipe) in roles.iter().zip(&mut pipes) {
+            if self.ends_with.contains(&role.as_str()) {
+                // a line for each worker
+                pipe.write_all("\n".repeat(*replicas).as_bytes())?;
+            }
+        }
+        let job = format!("tj/{name}");
+        wait_for_field(cluster, NAMESPACE, &job, ".status.phase", "Succeeded", 60)?;
+        wait_until("all workers to have ended", 30, || {
+            let running = "--field-selector=status.phase=Running";
+            let of_job = format!("bursar.dev/workload={name}");
+            let words = ["-n", NAMESPACE, "get", "pods", "-l", &of_job, running];
+            Ok(cluster
+                .kubectl(&[&words[..], &["-o", "name"]].concat())?
+                .is_empty())
+        })?;
+        cluster.kubectl(&["-n", NAMESPACE, "delete", "tj", &name, "--timeout=60s"])?;
+        Ok(())
+    }
+}
+
+/// What the hostnames of a role's workers begin with.
+fn group(job: &str, role: &str) -> String {
+    match role {
+        "" => job.to_owned(),
+        _ => format!("{job}-{role}"),
+    }
+}
+
+/// Calls `f` with the name, the number of workers and the pod template of each role; workers without roles have the name "".
+fn for_each_role(spec: &mut Value, mut f: impl FnMut(&str, usize, &mut Value)) -> ScenarioResult {
+    let alike = Value::Null;
+    let mut each = |name: &Value, of_role: &mut Value| {
+        let replicas = of_role["replicas"]
+            .as_u64()
+            .ok_or("a role has no replicas")?;
+        f(
+            name.as_str().unwrap_or_default(),
+            usize::try_from(replicas)?,
+            &mut of_role["template"],
+        );
+        Ok(())
+    };
+    match spec.get_mut("roles").and_then(Value::as_array_mut) {
+        Some(roles) => roles
+            .iter_mut()
+            .try_for_each(|role| each(&role["name"].clone(), role)),
+        None => each(&alike, spec),
+    }
+}
+
+/// Has a pod template run the programs of this test, with a GPU if it has any. Its commands stay. The image has no shell, so the node's
+/// is mounted, with the programs that the shell needs.
+fn run_noting(template: &mut Value, directory: &Path) {
+    let programs = directory.join("programs");
+    let pod = &mut template["spec"];
+    pod["terminationGracePeriodSeconds"] = json!(1);
+    pod["volumes"] = json!([
+        {"name": "data", "hostPath": {"path": directory}},
+        {"name": "programs", "hostPath": {"path": programs}},
+        {"name": "sshd", "hostPath": {"path": programs.join("sshd"), "type": "File"}},
+        {"name": "node-programs", "hostPath": {"path": "/usr/bin"}},
+        {"name": "shell", "hostPath": {"path": "/bin/dash", "type": "File"}},
+    ]);
+    let container = &mut pod["containers"][0];
+    let has_gpus = !container["resources"]["limits"]["nvidia.com/gpu"].is_null();
+    let replaced = json!({
+        "image": "bursar.local/trainer:dev", "imagePullPolicy": "Never",
+        "env": [{"name": "PATH", "value": "/programs:/usr/bin"}],
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            {"name": "programs", "mountPath": "/programs"},
+            {"name": "sshd", "mountPath": "/usr/sbin/sshd"},
+            {"name": "node-programs", "mountPath": "/usr/bin", "readOnly": true},
+            {"name": "shell", "mountPath": "/bin/sh"},
+        ],
+    });
+    set(container, &replaced);
+    container["resources"] = match has_gpus {
+        true => json!({"limits": {"nvidia.com/gpu": 1}}),
+        false => json!({"requests": {"cpu": "10m"}}),
+    };
+}
+
+/// The options of torchrun, each by its variable, or by its argument where the example's shell computes it:
+/// <https://docs.pytorch.org/docs/stable/elastic/run.html>.
 fn pytorch(workers: &[Worker]) -> ScenarioResult {
-    for (rank, worker) in by_number(workers, "PET_NODE_RANK")? {
+    let rank = |worker: &Worker| {
+        let options = worker.arguments.iter();
+        let mut ranks = options.filter_map(|option| option.strip_prefix("--node-rank="));
+        match ranks.next() {
+            Some(rank) => parsed(rank, "--node-rank"),
+            None => {
+                let rank = number(worker, "PET_NODE_RANK")?;
+                same(number(worker, "RANK")?, rank, "RANK")?;
+                Ok(rank)
+            }
+        }
+    };
+    let ranks = by_number(workers, "the rank of a node", rank)?;
+    for worker in workers {
+        same(&*worker.arguments[0], "torchrun", "the program")?;
         same(number(worker, "PET_NNODES")?, workers.len(), "PET_NNODES")?;
         same(
             number(worker, "PET_NPROC_PER_NODE")?,
             1,
             "PET_NPROC_PER_NODE",
         )?;
-        same(number(worker, "RANK")?, rank, "RANK")?;
         let (name, port) = (
             variable(worker, "PET_MASTER_ADDR")?,
             variable(worker, "PET_MASTER_PORT")?,
         );
-        let first = by_number(workers, "PET_NODE_RANK")?[&0].address;
         same(
             resolve(&format!("{name}:{port}"))?,
-            first,
+            ranks[&0].address,
             "PET_MASTER_ADDR",
         )?;
     }
-    Ok(())
+    // the first role is that of the worker that the others look for
+    same(&ranks[&0].role, &workers[0].role, "the role of rank 0")
 }
 
 /// The arguments of `jax.distributed.initialize`:
 /// <https://docs.jax.dev/en/latest/_autosummary/jax.distributed.initialize.html>.
 fn jax(workers: &[Worker]) -> ScenarioResult {
-    let processes = by_number(workers, "JAX_PROCESS_ID")?;
+    let processes = by_number(workers, "JAX_PROCESS_ID", |worker| {
+        number(worker, "JAX_PROCESS_ID")
+    })?;
     for worker in workers {
         same(
             number(worker, "JAX_NUM_PROCESSES")?,
@@ -120,6 +343,18 @@ fn jax(workers: &[Worker]) -> ScenarioResult {
         )?;
     }
     Ok(())
+}
+
+/// As [`tensorflow`], and each knows the precision of the example.
+fn mirrored(workers: &[Worker]) -> ScenarioResult {
+    for worker in workers {
+        same(
+            variable(worker, "BURSAR_PRECISION")?,
+            "bf16",
+            "BURSAR_PRECISION",
+        )?;
+    }
+    tensorflow(workers)
 }
 
 /// Each task of the cluster is the worker at its address, and all tasks know the same cluster.
@@ -145,14 +380,126 @@ fn tensorflow(workers: &[Worker]) -> ScenarioResult {
     }
 }
 
-/// The workers by a number that each of them has, from 0 without a gap.
-fn by_number<'a>(workers: &'a [Worker], name: &str) -> Result<BTreeMap<usize, &'a Worker>, Error> {
-    let numbered = workers
+/// Workers of Dask find the scheduler by the name in their arguments.
+fn plain(workers: &[Worker]) -> ScenarioResult {
+    let scheduler = workers.iter().find(|worker| worker.role == "scheduler");
+    let scheduler = scheduler.ok_or("there is no scheduler")?;
+    same(
+        scheduler.arguments.join(" "),
+        "dask scheduler".to_owned(),
+        "the scheduler",
+    )?;
+    for worker in workers {
+        same(
+            number(worker, "BURSAR_WORKERS")?,
+            workers.len(),
+            "BURSAR_WORKERS",
+        )?;
+        if worker.role != "scheduler" {
+            let (address, program) = worker.arguments.split_last().ok_or("no arguments")?;
+            same(program.join(" "), "dask cuda worker".to_owned(), "a worker")?;
+            same(resolve(address)?, scheduler.address, "the scheduler")?;
+        }
+    }
+    Ok(())
+}
+
+/// Open MPI finds its hostfile by variables: before version 5, and since.
+/// <https://docs.open-mpi.org/en/v5.0.x/launching-apps/scheduling.html>
+fn mpi(workers: &[Worker]) -> ScenarioResult {
+    let launcher = launcher(workers, "mpirun")?;
+    for name in [
+        "OMPI_MCA_orte_default_hostfile",
+        "PRTE_MCA_prte_default_hostfile",
+    ] {
+        same(variable(launcher, name)?, "/etc/mpi/hostfile", name)?;
+    }
+    // as the example says
+    same(slots(launcher, workers, "mpi")?, 2 * 8, "slots")
+}
+
+/// <https://horovod.readthedocs.io/en/stable/running_include.html>
+fn horovod(workers: &[Worker]) -> ScenarioResult {
+    let launcher = launcher(workers, "horovodrun")?;
+    same(
+        argument(launcher, "--hostfile")?,
+        "/etc/mpi/hostfile",
+        "--hostfile",
+    )?;
+    let processes = parsed(argument(launcher, "-np")?, "-np")?;
+    same(slots(launcher, workers, "mpi")?, processes, "slots")
+}
+
+/// What its launcher starts has the variables that sshd sets.
+/// <https://www.deepspeed.ai/getting-started/#resource-configuration-multi-node>
+fn deepspeed(workers: &[Worker]) -> ScenarioResult {
+    let launcher = launcher(workers, "deepspeed")?;
+    same(slots(launcher, workers, "job")?, 2, "slots")?;
+    for worker in workers.iter().filter(|worker| worker.role == "worker") {
+        let mut options = worker.arguments.iter();
+        let sets = |option: &String| {
+            option.starts_with("SetEnv=") && option.contains("BURSAR_PRECISION=bf16")
+        };
+        same(options.any(sets), true, "that sshd sets the precision")?;
+    }
+    Ok(())
+}
+
+/// The launcher, which runs this program. Its workers run sshd.
+fn launcher<'a>(workers: &'a [Worker], program: &str) -> Result<&'a Worker, Error> {
+    for worker in workers {
+        let expected = match &*worker.role {
+            "launcher" => program,
+            _ => "sshd",
+        };
+        same(&*worker.arguments[0], expected, "the program")?;
+    }
+    let launcher = workers.iter().find(|worker| worker.role == "launcher");
+    launcher.ok_or_else(|| "there is no launcher".into())
+}
+
+/// The sum of the slots in a hostfile of the launcher, which has all workers in their order.
+fn slots(launcher: &Worker, workers: &[Worker], hostfile: &str) -> Result<usize, Error> {
+    let text = launcher.hostfiles.get(hostfile);
+    let text = text.ok_or_else(|| format!("the launcher has no /{hostfile}/hostfile"))?;
+    let (mut hosts, mut sum) = (Vec::new(), 0);
+    for line in text.lines() {
+        let (host, slots) = line
+            .split_once(" slots=")
+            .ok_or(format!("a line is {line:?}"))?;
+        hosts.push(resolve(&format!("{host}:22"))?);
+        sum += parsed(slots, "slots")?;
+    }
+    let mut of_role: Vec<&Worker> = workers
         .iter()
-        .map(|worker| Ok((number(worker, name)?, worker)));
+        .filter(|worker| worker.role == "worker")
+        .collect();
+    of_role.sort_by_key(|worker| worker.index);
+    let expected = of_role.iter().map(|worker| worker.address).collect();
+    same(hosts, expected, "the hosts of the hostfile")?;
+    Ok(sum)
+}
+
+/// What follows an option.
+fn argument<'a>(worker: &'a Worker, option: &str) -> Result<&'a str, Error> {
+    let mut arguments = worker.arguments.iter();
+    arguments.find(|argument| *argument == option);
+    let value = arguments.next();
+    value
+        .map(String::as_str)
+        .ok_or_else(|| format!("{option} is missing").into())
+}
+
+/// The workers by a number that each of them has, from 0 without a gap.
+fn by_number<'a>(
+    workers: &'a [Worker],
+    what: &str,
+    number: impl Fn(&Worker) -> Result<usize, Error>,
+) -> Result<BTreeMap<usize, &'a Worker>, Error> {
+    let numbered = workers.iter().map(|worker| Ok((number(worker)?, worker)));
     let numbered: BTreeMap<usize, &Worker> = numbered.collect::<Result<_, Error>>()?;
     let found: Vec<usize> = numbered.keys().copied().collect();
-    same(found, (0..workers.len()).collect(), name)?;
+    same(found, (0..workers.len()).collect(), what)?;
     Ok(numbered)
 }
 
@@ -164,7 +511,10 @@ fn variable<'a>(worker: &'a Worker, name: &str) -> Result<&'a str, Error> {
 }
 
 fn number(worker: &Worker, name: &str) -> Result<usize, Error> {
-    let text = variable(worker, name)?;
+    parsed(variable(worker, name)?, name)
+}
+
+fn parsed(text: &str, name: &str) -> Result<usize, Error> {
     text.parse()
         .map_err(|_| format!("{name} is {text:?}, which is no number").into())
 }
@@ -185,58 +535,79 @@ fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -> Sc
     }
 }
 
-/// The directory that all workers mount, with the pipe on which they wait until they are deleted: a finished one has no name.
-fn shared_files(directory: &Path) -> Result<File, Error> {
-    fs::create_dir_all(directory)?;
+/// The programs that pods run, below the directory that they mount.
+fn make_programs(directory: &Path) -> ScenarioResult {
+    let programs = directory.join("programs");
+    fs::create_dir_all(&programs)?;
     // the image's user is not root
     fs::set_permissions(directory, fs::Permissions::from_mode(0o777))?;
-    let pipe = directory.join(END);
+    let noting = STARTED.map(|name| (name, NOTE));
+    for (name, text) in noting.into_iter().chain([("ssh", SSH)]) {
+        let path = programs.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// A pipe on which the workers of a role wait.
+fn make_pipe(path: &Path) -> Result<File, Error> {
     let made = Command::new("mkfifo")
         .args(["-m", "666"])
-        .arg(&pipe)
+        .arg(path)
         .status()?;
     if !made.success() {
-        return Err(format!("mkfifo {}: {made}", pipe.display()).into());
+        return Err(format!("mkfifo {}: {made}", path.display()).into());
     }
     // open for both, it waits for no reader
-    Ok(File::options().read(true).write(true).open(pipe)?)
+    Ok(File::options().read(true).write(true).open(path)?)
 }
 
-/// A worker that notes its environment and waits. The image has no shell, so the node's is mounted.
-fn template(directory: &Path, gpus: u32) -> String {
-    let note = format!(
-        "export -p > /data/$HOSTNAME && : > /data/$HOSTNAME.noted && read line < /data/{END}"
-    );
-    let resources = match gpus {
-        0 => "{requests: {cpu: 10m}}".to_owned(),
-        _ => format!("{{limits: {{nvidia.com/gpu: {gpus}}}}}"),
-    };
-    format!(
-        "{{spec: {{terminationGracePeriodSeconds: 1, \
-         volumes: [{{name: data, hostPath: {{path: {}}}}}, {{name: shell, hostPath: {{path: /bin/dash, type: File}}}}], \
-         containers: [{{name: worker, image: 'bursar.local/trainer:dev', imagePullPolicy: Never, \
-         command: [/bin/sh, -c, '{note}'], resources: {resources}, \
-         volumeMounts: [{{name: data, mountPath: /data}}, {{name: shell, mountPath: /bin/sh}}]}}]}}}}",
-        directory.display()
-    )
-}
-
-fn workers(cluster: &Cluster, directory: &Path, job: &str) -> Result<Vec<Worker>, Error> {
+/// The addresses of a job's pods, by their hostnames, once all have one: a container runs for a moment before its pod's status says so.
+fn addresses(cluster: &Cluster, job: &str) -> Result<BTreeMap<String, IpAddr>, Error> {
     let of_job = format!("bursar.dev/workload={job}");
     let path = "jsonpath={range .items[*]}{.spec.hostname} {.status.podIP}{\"\\n\"}{end}";
-    let pods = cluster.kubectl(&["-n", NAMESPACE, "get", "pods", "-l", &of_job, "-o", path])?;
-    let worker = |line: &str| {
-        let (hostname, address) = line.split_once(' ').ok_or(format!("a pod has {line:?}"))?;
-        let text = fs::read_to_string(directory.join(hostname))?;
-        let lines = text
+    let mut found = BTreeMap::new();
+    wait_until("all workers to have addresses", 30, || {
+        let pods = ["-n", NAMESPACE, "get", "pods", "-l", &of_job, "-o", path];
+        let pods = cluster.kubectl(&pods)?;
+        let address = |line: &str| {
+            let (hostname, address) = line.split_once(' ')?;
+            Some((hostname.to_owned(), address.parse().ok()?))
+        };
+        found = pods.lines().filter_map(address).collect();
+        Ok(found.len() == pods.lines().count())
+    })?;
+    Ok(found)
+}
+
+impl Worker {
+    /// What a worker has noted.
+    fn read(
+        directory: &Path,
+        host: &str,
+        role: &str,
+        index: usize,
+        address: IpAddr,
+    ) -> Result<Self, Error> {
+        let read = |kind: &str| fs::read_to_string(directory.join(format!("{host}.{kind}")));
+        let environment = read("environment")?;
+        let lines = environment
             .lines()
             .filter_map(|line| line.strip_prefix("export ")?.split_once('='));
         let unquoted =
             lines.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()));
-        Ok(Worker {
-            address: address.parse()?,
+        let hostfiles = ["mpi", "job"].into_iter();
+        let hostfiles = hostfiles.filter_map(|directory| {
+            Some((directory, read(&format!("{directory}-hostfile")).ok()?))
+        });
+        Ok(Self {
+            role: role.to_owned(),
+            index,
+            address,
             environment: unquoted.collect(),
+            arguments: read("arguments")?.lines().map(str::to_owned).collect(),
+            hostfiles: hostfiles.collect(),
         })
-    };
-    pods.lines().map(worker).collect()
+    }
 }

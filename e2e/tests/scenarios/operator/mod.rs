@@ -112,7 +112,7 @@ fn budgets() -> Vec<Scenario> {
         ),
         Scenario::new(
             "what_frameworks_read_leads_to_the_workers_that_it_names",
-            3,
+            5,
             frameworks::environments_lead_to_workers,
         ),
         Scenario::new(
