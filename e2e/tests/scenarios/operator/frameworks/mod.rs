@@ -2,11 +2,13 @@
 //! name that it has leads to the worker that it stands for. The examples' own commands run, and programs of this test are in the place of
 //! those that they start; `cargo soak` runs the frameworks themselves.
 
+mod checks;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::Write,
-    net::{IpAddr, ToSocketAddrs},
+    net::IpAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
@@ -17,10 +19,10 @@ use bursar_e2e::{
     runner::ScenarioResult,
     scenario::{run_together, wait_for_field, wait_for_no_pods, wait_until},
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::example::{Example, set};
+use checks::{deepspeed, horovod, jax, mirrored, mpi, plain, pytorch, same, tensorflow};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -127,20 +129,6 @@ struct Worker {
     hostfiles: BTreeMap<&'static str, String>,
 }
 
-/// <https://www.tensorflow.org/guide/distributed_training#TF_CONFIG>
-#[derive(Deserialize)]
-struct TfConfig {
-    cluster: BTreeMap<String, Vec<String>>,
-    task: TfTask,
-}
-
-#[derive(Deserialize)]
-struct TfTask {
-    #[serde(rename = "type")]
-    task_type: String,
-    index: usize,
-}
-
 pub(crate) fn environments_lead_to_workers(cluster: &Cluster) -> ScenarioResult {
     let of_folder = EXAMPLES.iter().filter(|each| each.file.contains('/'));
     let files = fs::read_dir(crate::control_plane::root().join("examples/frameworks"))?;
@@ -180,20 +168,36 @@ impl FrameworkExample {
             )?);
         }
         cluster.apply(&example.manifest(NAMESPACE))?;
+        let ended = self.ends(cluster, directory, &name, &roles, &mut pipes);
+        // others wait for its GPUs, however it has ended
+        cluster.kubectl(&["-n", NAMESPACE, "delete", "tj", &name, "--timeout=60s"])?;
+        ended
+    }
+
+    /// What its workers note is right, and it succeeds with the roles whose end is its own. `roles` have a name and so many workers each, and
+    /// `pipes` on which these wait.
+    fn ends(
+        &self,
+        cluster: &Cluster,
+        directory: &Path,
+        name: &str,
+        roles: &[(String, usize)],
+        pipes: &mut [File],
+    ) -> ScenarioResult {
         let hosts = || {
             let hosts = roles.iter();
             hosts.flat_map(|(role, replicas)| (0..*replicas).map(move |index| (role, index)))
         };
         wait_until("all workers to note what they have", RUN_SECONDS, || {
             let noted = |(role, index): (&String, usize)| {
-                let file = format!("{}-{index}.noted", group(&name, role));
+                let file = format!("{}-{index}.noted", group(name, role));
                 directory.join(file).exists()
             };
             Ok(hosts().all(noted))
         })?;
-        let addresses = addresses(cluster, &name)?;
+        let addresses = addresses(cluster, name)?;
         let workers = hosts().map(|(role, index)| {
-            let host = format!("{}-{index}", group(&name, role));
+            let host = format!("{}-{index}", group(name, role));
             let address = addresses
                 .get(&host)
                 .ok_or_else(|| format!("no pod is {host}"))?;
@@ -201,7 +205,7 @@ impl FrameworkExample {
         });
         (self.check)(&workers.collect::<Result<Vec<_>, Error>>()?)?;
         // a job that has ended has no names
-        for ((role, replicas), pipe) in roles.iter().zip(&mut pipes) {
+        for ((role, replicas), pipe) in roles.iter().zip(pipes) {
             if self.ends_with.contains(&role.as_str()) {
                 // a line for each worker
                 pipe.write_all("\n".repeat(*replicas).as_bytes())?;
@@ -213,12 +217,9 @@ impl FrameworkExample {
             let running = "--field-selector=status.phase=Running";
             let of_job = format!("bursar.dev/workload={name}");
             let words = ["-n", NAMESPACE, "get", "pods", "-l", &of_job, running];
-            Ok(cluster
-                .kubectl(&[&words[..], &["-o", "name"]].concat())?
-                .is_empty())
-        })?;
-        cluster.kubectl(&["-n", NAMESPACE, "delete", "tj", &name, "--timeout=60s"])?;
-        Ok(())
+            let words = [&words[..], &["-o", "name"]].concat();
+            Ok(cluster.kubectl(&words)?.is_empty())
+        })
     }
 }
 
@@ -283,256 +284,6 @@ fn run_noting(template: &mut Value, directory: &Path) {
         true => json!({"limits": {"nvidia.com/gpu": 1}}),
         false => json!({"requests": {"cpu": "10m"}}),
     };
-}
-
-/// The options of torchrun, each by its variable, or by its argument where the example's shell computes it:
-/// <https://docs.pytorch.org/docs/stable/elastic/run.html>.
-fn pytorch(workers: &[Worker]) -> ScenarioResult {
-    let rank = |worker: &Worker| {
-        let options = worker.arguments.iter();
-        let mut ranks = options.filter_map(|option| option.strip_prefix("--node-rank="));
-        match ranks.next() {
-            Some(rank) => parsed(rank, "--node-rank"),
-            None => {
-                let rank = number(worker, "PET_NODE_RANK")?;
-                same(number(worker, "RANK")?, rank, "RANK")?;
-                Ok(rank)
-            }
-        }
-    };
-    let ranks = by_number(workers, "the rank of a node", rank)?;
-    for worker in workers {
-        same(&*worker.arguments[0], "torchrun", "the program")?;
-        same(number(worker, "PET_NNODES")?, workers.len(), "PET_NNODES")?;
-        same(
-            number(worker, "PET_NPROC_PER_NODE")?,
-            1,
-            "PET_NPROC_PER_NODE",
-        )?;
-        let (name, port) = (
-            variable(worker, "PET_MASTER_ADDR")?,
-            variable(worker, "PET_MASTER_PORT")?,
-        );
-        same(
-            resolve(&format!("{name}:{port}"))?,
-            ranks[&0].address,
-            "PET_MASTER_ADDR",
-        )?;
-    }
-    // the first role is that of the worker that the others look for
-    same(&ranks[&0].role, &workers[0].role, "the role of rank 0")
-}
-
-/// The arguments of `jax.distributed.initialize`:
-/// <https://docs.jax.dev/en/latest/_autosummary/jax.distributed.initialize.html>.
-fn jax(workers: &[Worker]) -> ScenarioResult {
-    let processes = by_number(workers, "JAX_PROCESS_ID", |worker| {
-        number(worker, "JAX_PROCESS_ID")
-    })?;
-    for worker in workers {
-        same(
-            number(worker, "JAX_NUM_PROCESSES")?,
-            workers.len(),
-            "JAX_NUM_PROCESSES",
-        )?;
-        let coordinator = resolve(variable(worker, "JAX_COORDINATOR_ADDRESS")?)?;
-        same(
-            coordinator,
-            processes[&0].address,
-            "JAX_COORDINATOR_ADDRESS",
-        )?;
-    }
-    Ok(())
-}
-
-/// As [`tensorflow`], and each knows the precision of the example.
-fn mirrored(workers: &[Worker]) -> ScenarioResult {
-    for worker in workers {
-        same(
-            variable(worker, "BURSAR_PRECISION")?,
-            "bf16",
-            "BURSAR_PRECISION",
-        )?;
-    }
-    tensorflow(workers)
-}
-
-/// Each task of the cluster is the worker at its address, and all tasks know the same cluster.
-fn tensorflow(workers: &[Worker]) -> ScenarioResult {
-    let mut tasks = BTreeMap::new();
-    let mut clusters = Vec::new();
-    for worker in workers {
-        let config: TfConfig = serde_json::from_str(variable(worker, "TF_CONFIG")?)?;
-        let TfTask { task_type, index } = config.task;
-        tasks.insert((task_type, index), worker.address);
-        clusters.push(config.cluster);
-    }
-    let mut members = BTreeMap::new();
-    for (task_type, addresses) in &clusters[0] {
-        for (index, address) in addresses.iter().enumerate() {
-            members.insert((task_type.clone(), index), resolve(address)?);
-        }
-    }
-    same(tasks, members, "the tasks of TF_CONFIG")?;
-    match clusters.windows(2).all(|pair| pair[0] == pair[1]) {
-        true => Ok(()),
-        false => Err(format!("tasks know different clusters: {clusters:?}").into()),
-    }
-}
-
-/// Workers of Dask find the scheduler by the name in their arguments.
-fn plain(workers: &[Worker]) -> ScenarioResult {
-    let scheduler = workers.iter().find(|worker| worker.role == "scheduler");
-    let scheduler = scheduler.ok_or("there is no scheduler")?;
-    same(
-        scheduler.arguments.join(" "),
-        "dask scheduler".to_owned(),
-        "the scheduler",
-    )?;
-    for worker in workers {
-        same(
-            number(worker, "BURSAR_WORKERS")?,
-            workers.len(),
-            "BURSAR_WORKERS",
-        )?;
-        if worker.role != "scheduler" {
-            let (address, program) = worker.arguments.split_last().ok_or("no arguments")?;
-            same(program.join(" "), "dask cuda worker".to_owned(), "a worker")?;
-            same(resolve(address)?, scheduler.address, "the scheduler")?;
-        }
-    }
-    Ok(())
-}
-
-/// Open MPI finds its hostfile by variables: before version 5, and since.
-/// <https://docs.open-mpi.org/en/v5.0.x/launching-apps/scheduling.html>
-fn mpi(workers: &[Worker]) -> ScenarioResult {
-    let launcher = launcher(workers, "mpirun")?;
-    for name in [
-        "OMPI_MCA_orte_default_hostfile",
-        "PRTE_MCA_prte_default_hostfile",
-    ] {
-        same(variable(launcher, name)?, "/etc/mpi/hostfile", name)?;
-    }
-    // as the example says
-    same(slots(launcher, workers, "mpi")?, 2 * 8, "slots")
-}
-
-/// <https://horovod.readthedocs.io/en/stable/running_include.html>
-fn horovod(workers: &[Worker]) -> ScenarioResult {
-    let launcher = launcher(workers, "horovodrun")?;
-    same(
-        argument(launcher, "--hostfile")?,
-        "/etc/mpi/hostfile",
-        "--hostfile",
-    )?;
-    let processes = parsed(argument(launcher, "-np")?, "-np")?;
-    same(slots(launcher, workers, "mpi")?, processes, "slots")
-}
-
-/// What its launcher starts has the variables that sshd sets.
-/// <https://www.deepspeed.ai/getting-started/#resource-configuration-multi-node>
-fn deepspeed(workers: &[Worker]) -> ScenarioResult {
-    let launcher = launcher(workers, "deepspeed")?;
-    same(slots(launcher, workers, "job")?, 2, "slots")?;
-    for worker in workers.iter().filter(|worker| worker.role == "worker") {
-        let mut options = worker.arguments.iter();
-        let sets = |option: &String| {
-            option.starts_with("SetEnv=") && option.contains("BURSAR_PRECISION=bf16")
-        };
-        same(options.any(sets), true, "that sshd sets the precision")?;
-    }
-    Ok(())
-}
-
-/// The launcher, which runs this program. Its workers run sshd.
-fn launcher<'a>(workers: &'a [Worker], program: &str) -> Result<&'a Worker, Error> {
-    for worker in workers {
-        let expected = match &*worker.role {
-            "launcher" => program,
-            _ => "sshd",
-        };
-        same(&*worker.arguments[0], expected, "the program")?;
-    }
-    let launcher = workers.iter().find(|worker| worker.role == "launcher");
-    launcher.ok_or_else(|| "there is no launcher".into())
-}
-
-/// The sum of the slots in a hostfile of the launcher, which has all workers in their order.
-fn slots(launcher: &Worker, workers: &[Worker], hostfile: &str) -> Result<usize, Error> {
-    let text = launcher.hostfiles.get(hostfile);
-    let text = text.ok_or_else(|| format!("the launcher has no /{hostfile}/hostfile"))?;
-    let (mut hosts, mut sum) = (Vec::new(), 0);
-    for line in text.lines() {
-        let (host, slots) = line
-            .split_once(" slots=")
-            .ok_or(format!("a line is {line:?}"))?;
-        hosts.push(resolve(&format!("{host}:22"))?);
-        sum += parsed(slots, "slots")?;
-    }
-    let mut of_role: Vec<&Worker> = workers
-        .iter()
-        .filter(|worker| worker.role == "worker")
-        .collect();
-    of_role.sort_by_key(|worker| worker.index);
-    let expected = of_role.iter().map(|worker| worker.address).collect();
-    same(hosts, expected, "the hosts of the hostfile")?;
-    Ok(sum)
-}
-
-/// What follows an option.
-fn argument<'a>(worker: &'a Worker, option: &str) -> Result<&'a str, Error> {
-    let mut arguments = worker.arguments.iter();
-    arguments.find(|argument| *argument == option);
-    let value = arguments.next();
-    value
-        .map(String::as_str)
-        .ok_or_else(|| format!("{option} is missing").into())
-}
-
-/// The workers by a number that each of them has, from 0 without a gap.
-fn by_number<'a>(
-    workers: &'a [Worker],
-    what: &str,
-    number: impl Fn(&Worker) -> Result<usize, Error>,
-) -> Result<BTreeMap<usize, &'a Worker>, Error> {
-    let numbered = workers.iter().map(|worker| Ok((number(worker)?, worker)));
-    let numbered: BTreeMap<usize, &Worker> = numbered.collect::<Result<_, Error>>()?;
-    let found: Vec<usize> = numbered.keys().copied().collect();
-    same(found, (0..workers.len()).collect(), what)?;
-    Ok(numbered)
-}
-
-fn variable<'a>(worker: &'a Worker, name: &str) -> Result<&'a str, Error> {
-    let value = worker.environment.get(name);
-    value
-        .map(String::as_str)
-        .ok_or_else(|| format!("a worker has no {name}").into())
-}
-
-fn number(worker: &Worker, name: &str) -> Result<usize, Error> {
-    parsed(variable(worker, name)?, name)
-}
-
-fn parsed(text: &str, name: &str) -> Result<usize, Error> {
-    text.parse()
-        .map_err(|_| format!("{name} is {text:?}, which is no number").into())
-}
-
-fn resolve(address: &str) -> Result<IpAddr, Error> {
-    let found = address
-        .to_socket_addrs()
-        .map_err(|error| format!("{address}: {error}"))?;
-    let found = found.map(|each| each.ip()).next();
-    found.ok_or_else(|| format!("{address} has no address").into())
-}
-
-fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -> ScenarioResult {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(format!("{what}: {found:?}, not {expected:?}").into())
-    }
 }
 
 /// The programs that pods run, below the directory that they mount.
