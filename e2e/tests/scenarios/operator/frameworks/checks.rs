@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, ToSocketAddrs},
 };
 
-use bursar_e2e::runner::ScenarioResult;
+use bursar_e2e::{runner::ScenarioResult, scenario::wait_until};
 use serde::Deserialize;
 
 use super::{Error, Worker};
@@ -258,11 +258,18 @@ fn parsed(text: &str, name: &str) -> Result<usize, Error> {
         .map_err(|_| format!("{name} is {text:?}, which is no number").into())
 }
 
+/// The address of a name: the cluster's DNS takes a moment to know that of a new pod.
 fn resolve(address: &str) -> Result<IpAddr, Error> {
-    let found = address
-        .to_socket_addrs()
-        .map_err(|error| format!("{address}: {error}"))?;
-    let found = found.map(|each| each.ip()).next();
+    let mut found = None;
+    let mut last = String::new();
+    let resolved = wait_until(&format!("{address} to have an address"), 20, || {
+        match address.to_socket_addrs() {
+            Ok(mut addresses) => found = addresses.next().map(|each| each.ip()),
+            Err(error) => last = error.to_string(),
+        }
+        Ok(found.is_some())
+    });
+    resolved.map_err(|error| format!("{error}: {last}"))?;
     found.ok_or_else(|| format!("{address} has no address").into())
 }
 
