@@ -24,6 +24,7 @@ use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::{Interval, whole_second};
 use bursar_core::ledger::{Charge, ChargeEnd, Uid};
+use bursar_core::pricing::CapacityType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceSlice;
@@ -345,15 +346,23 @@ fn node_uid_of(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
-/// Whether these open charges match the node's offers. While it offers nothing, its last offers are
-/// charged.
+/// Whether these open charges match the node's offers, and how it is paid for: a reservation may end while the
+/// node goes on. While it offers nothing, its last offers are charged.
 fn are_charged(uid: &str, offers: &[GpuOffer], charges: &[&Charge]) -> bool {
-    let offered: BTreeSet<String> = offers.iter().map(|offer| offer_key(uid, offer)).collect();
-    let charged: BTreeSet<&str> = charges
+    let offered: BTreeMap<String, Option<CapacityType>> = offers
         .iter()
-        .map(|charge| offer_key_of(charge.uid()))
+        .map(|offer| (offer_key(uid, offer), offer.attributes.capacity_type))
         .collect();
-    offers.is_empty() || (charges.len() == offers.len() && offered.iter().eq(charged))
+    let charged: BTreeMap<String, Option<CapacityType>> = charges
+        .iter()
+        .map(|charge| {
+            (
+                offer_key_of(charge.uid()).to_owned(),
+                charge.attributes().capacity_type,
+            )
+        })
+        .collect();
+    offers.is_empty() || (charges.len() == offers.len() && offered == charged)
 }
 
 /// Adds the node's cores and memory to its largest offer, so that lists which price them apart from

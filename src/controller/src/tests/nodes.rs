@@ -11,9 +11,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::leader::{Leader, View};
 use super::sweep::Stage;
@@ -103,6 +104,12 @@ impl Fleet {
                 assert!(late.iter().any(|why| text.contains(why)), "{text}");
             }
         }
+    }
+
+    async fn label(&self, name: &str, labels: Value) {
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        let (nodes, params) = (self.world.nodes(), PatchParams::default());
+        nodes.patch(name, &params, &patch).await.unwrap();
     }
 
     async fn remove(&mut self, name: &str) {
@@ -276,24 +283,73 @@ async fn labels_that_come_late_count_from_the_start() {
     let mut fleet = Fleet::new(Faults::default()).await;
     let world = &fleet.world;
     world
-        .create_all::<k8s_openapi::api::core::v1::Node>(json!({"metadata": {"name": "bare"}}))
+        .create_all::<Node>(json!({"metadata": {"name": "bare"}}))
         .await;
     world.offer("bare", json!({"nvidia.com/gpu": "4"})).await;
     fleet.sync_at("2026-11-30T23:59:00Z").await;
     fleet.world.now = at("2026-11-30T23:59:05Z");
     let provisional = Money::from_nanos(5 * 4 * SECOND);
     assert_eq!(fleet.sum().estimated, provisional);
-    let labels = json!({"metadata": {"labels": {"nvidia.com/gpu.product": "H100"}}});
-    let patch = Patch::Merge(labels);
-    let nodes = fleet.world.nodes();
-    nodes
-        .patch("bare", &Default::default(), &patch)
-        .await
-        .unwrap();
+    let labels = json!({"nvidia.com/gpu.product": "H100"});
+    fleet.label("bare", labels).await;
     fleet.sync_at("2026-11-30T23:59:10Z").await;
     let sum = fleet.sum();
     assert_eq!(sum.cost.total().nanos(), 10 * 12 * SECOND);
     assert_eq!(sum.estimated, Money::ZERO);
+}
+
+/// The type of a machine has a price before feature discovery says that its GPU is shared.
+#[tokio::test]
+async fn labels_that_divide_the_gpus_of_a_known_machine_count_from_the_start() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    let labels = json!({"node.kubernetes.io/instance-type": "Standard_NC4as_T4_v3"});
+    let node = json!({"metadata": {"name": "aks", "labels": labels}});
+    fleet.world.create_all::<Node>(node).await;
+    let rows = json!([{"model": "Tesla-T4", "pricePerHour": "3.6"}]);
+    let list = json!({"metadata": {"name": "t4"}, "spec": {"currency": "USD", "gpus": rows}});
+    fleet.world.create_all::<PriceList>(list).await;
+    fleet
+        .world
+        .offer("aks", json!({"nvidia.com/gpu": "4"}))
+        .await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
+    fleet.world.now = at("2026-11-30T23:59:10Z");
+    assert_eq!(fleet.sum().cost.total().nanos(), 10 * (8 + 4) * SECOND);
+    let labels = json!({
+        "nvidia.com/gpu.product": "Tesla-T4-SHARED", "nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.count": "1",
+    });
+    fleet.label("aks", labels).await;
+    fleet.sync_at("2026-11-30T23:59:20Z").await;
+    assert_eq!(fleet.sum().cost.total().nanos(), 20 * (8 + 1) * SECOND);
+}
+
+#[tokio::test]
+async fn a_node_whose_reservation_ends_costs_what_it_does_without_from_then_on() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    let labels =
+        json!({"nvidia.com/gpu.product": "H200", "karpenter.sh/capacity-type": "reserved"});
+    let node = json!({"metadata": {"name": "block", "labels": labels}});
+    fleet.world.create_all::<Node>(node).await;
+    let rows = json!([
+        {"model": "H200", "pricePerHour": "3.6", "capacityType": "Reserved"},
+        {"model": "H200", "pricePerHour": "7.2"},
+    ]);
+    let list = json!({"metadata": {"name": "h200"}, "spec": {"currency": "USD", "gpus": rows}});
+    fleet.world.create_all::<PriceList>(list).await;
+    fleet
+        .world
+        .offer("block", json!({"nvidia.com/gpu": "1"}))
+        .await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-12-01T00:20:00Z").await;
+    let at_the_end = fleet.sum().cost.total();
+    let on_demand = json!({"karpenter.sh/capacity-type": "on-demand"});
+    fleet.label("block", on_demand).await;
+    fleet.sync_at("2026-12-01T00:20:00Z").await;
+    assert_eq!(fleet.sum().cost.total(), at_the_end);
+    fleet.sync_at("2026-12-01T00:20:10Z").await;
+    let since = fleet.sum().cost.total() - at_the_end;
+    assert_eq!(since.nanos(), 10 * (8 + 2) * SECOND);
 }
 
 /// Nodes over a month's end, with a price that changes, another layout, and days that are booked.

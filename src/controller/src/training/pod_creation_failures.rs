@@ -212,7 +212,7 @@ impl PodCreationFailures {
         while let Some((key, run)) = self.take_due(now) {
             let is_new = self.read_taken(client, (&key, &run), || now).await;
             self.end_turn(&key.namespace);
-            told.extend(is_new.then(|| CacheChange::Object(CachedKind::Job, key)));
+            told.extend(is_new.then_some(CacheChange::Object(CachedKind::Job, key)));
         }
         told
     }

@@ -59,6 +59,8 @@ pub struct ChargeEnd {
     pub estimated: bool,
 }
 
+/// A new node has all its labels after this long.
+const LABELS_COME_WITHIN: SignedDuration = SignedDuration::from_mins(15);
 /// As many changes of amounts on days that are not posted are taken whenever they come.
 pub(super) const QUICK_CHANGES: usize = 32;
 /// The time between any two changes after them.
@@ -500,8 +502,8 @@ impl Charge {
         self.reprice(catalog, now);
     }
 
-    /// Takes attributes that came late: labels of a node that had none when the pod was bound. They
-    /// count from the start, or from the first instant that is not posted, for the amounts that the
+    /// Takes attributes that came late: labels of a node that had none, or not all, when the pod was bound.
+    /// They count from the start, or from the first instant that is not posted, for the amounts that the
     /// pod had at each time. True if this changed the charge.
     pub fn update_attributes(
         &mut self,
@@ -512,7 +514,7 @@ impl Charge {
         let attributes = self.0.attributes.relabelled(attributes);
         // a clock that lags behind another one takes no change of the price back
         let now = (self.0.rates.last()).map_or(now, |last| now.max(last.from));
-        if !self.is_vague()
+        if !(self.is_vague() || self.may_miss_labels(now))
             || self.0.attributes == attributes
             || !matches!(catalog.price(&attributes, now), PriceLookup::Listed(_))
         {
@@ -523,9 +525,15 @@ impl Charge {
         true
     }
 
-    /// Whether labels that come late would price it anew.
+    /// Whether labels that come late would price it anew, however late.
     fn is_vague(&self) -> bool {
         self.0.rates.last().is_none_or(|rate| rate.provisional)
+    }
+
+    /// Whether its node may still lack labels: the type of its machine prices it, and feature discovery, which
+    /// says what part of a GPU each unit is, may only begin.
+    fn may_miss_labels(&self, now: Timestamp) -> bool {
+        now.duration_since(self.0.start) < LABELS_COME_WITHIN
     }
 
     /// Takes the price lists' answer at `at`. Unknown is not zero: the last known rate goes on.
