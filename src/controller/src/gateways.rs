@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bursar_api::names::{DEMAND_PORT, GATEWAY_PORTS, gateway_slices};
+use bursar_api::names::{
+    DEMAND_PORT, GATEWAY_LABEL, GATEWAY_PORTS, WORKLOAD_LABEL, gateway_slices,
+};
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, HeldRequests};
 use bursar_signals::demand::{self, Credentials, Message};
@@ -66,10 +68,23 @@ pub(crate) fn slices_of(
 
 /// The port that a service's EndpointSlices of gateways have.
 pub(crate) fn slice_port(slices: &Store<EndpointSlice>, service: &Key) -> Option<u16> {
-    let slice = slices_of(slices, service).next()?;
+    port_of(&*slices_of(slices, service).next()?)
+}
+
+/// The port that an EndpointSlice of gateways has.
+pub(crate) fn port_of(slice: &EndpointSlice) -> Option<u16> {
     let port = slice.ports.iter().flatten().next()?.port?;
     let port = u16::try_from(port).ok();
     port.filter(|port| GATEWAY_PORTS.contains(port))
+}
+
+/// The service to which an EndpointSlice of gateways leads requests, by its label and its name.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<Key> {
+    let labels = slice.labels();
+    let service = labels.get(WORKLOAD_LABEL)?;
+    let is_its_slice = gateway_slices(service).contains(slice.metadata.name.as_ref()?);
+    let is_of_gateways = is_its_slice && labels.contains_key(GATEWAY_LABEL);
+    is_of_gateways.then(|| Key::new(&slice.namespace().unwrap_or_default(), service))
 }
 
 /// What a gateway's message says of the requests that it has.

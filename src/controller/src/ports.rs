@@ -10,6 +10,7 @@ use bursar_api::conditions::{ConditionState, PORT_ASSIGNED, port_assigned};
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cache::{Stores, UnreadableObjects, cached, key_of};
 use crate::gateways;
@@ -31,14 +32,22 @@ struct Given {
     /// How many ports the services of each namespace have.
     namespaces: HashMap<Name, usize>,
     free: BTreeSet<u16>,
-    /// Ports that were given back, the services that had them, and until when they are not given.
-    cooling: BTreeMap<u16, (Key, Timestamp)>,
+    /// Ports that nobody has, and that old routes may still lead to.
+    cooling: BTreeMap<u16, Cooling>,
     /// Services that would have a port if there were one for them.
     waiting: BTreeSet<Key>,
     /// The port that was given last.
     last: u16,
     /// The ports that services have from earlier leaders are in.
     is_filled: bool,
+}
+
+/// A port that is not given yet.
+#[derive(Debug)]
+struct Cooling {
+    /// The services that had it, or whose slices name it.
+    services: BTreeSet<Key>,
+    until: Timestamp,
 }
 
 /// Why a service has no port.
@@ -146,22 +155,38 @@ impl Given {
                 self.namespaces.remove(&service.namespace);
             }
         }
-        self.cooling
-            .insert(port, (service.clone(), cool_until(now)));
+        self.cool(port, [service.clone()], now);
+    }
+
+    /// Keeps a port that nobody has from being given for a while, and for as long as slices of these
+    /// services name it.
+    fn cool(&mut self, port: u16, services: impl IntoIterator<Item = Key>, now: Timestamp) {
+        self.free.remove(&port);
+        let until = cool_until(now);
+        let cooling = self.cooling.entry(port).or_insert_with(|| Cooling {
+            services: BTreeSet::new(),
+            until,
+        });
+        cooling.services.extend(services);
+        cooling.until = until;
     }
 
     /// Frees the ports whose old routes are gone.
     fn cool_down(&mut self, stores: &Stores, now: Timestamp) {
-        let (services, free) = (&self.services, &mut self.free);
-        self.cooling.retain(|port, (service, until)| {
-            if now < *until {
+        let (given, free) = (&self.services, &mut self.free);
+        self.cooling.retain(|port, cooling| {
+            if now < cooling.until {
                 return true;
             }
             // the Service may outlive its InferenceDeployment, with the slice that names the port
-            let is_routed = services.get(service) != Some(port)
-                && gateways::slice_port(&stores.slices, service) == Some(*port);
+            let is_named = |service: &Key| {
+                let mut slices = gateways::slices_of(&stores.slices, service);
+                given.get(service) != Some(port)
+                    && slices.any(|slice| gateways::port_of(&slice) == Some(*port))
+            };
+            let is_routed = cooling.services.iter().any(is_named);
             match is_routed {
-                true => *until = cool_until(now),
+                true => cooling.until = cool_until(now),
                 false => drop(free.insert(*port)),
             }
             is_routed
@@ -177,14 +202,6 @@ impl Given {
             let activation = service.status.as_ref()?.activation.as_ref()?;
             Some((key_of(&**service), u16::try_from(activation.port?).ok()?))
         });
-        // one that cannot be read keeps its port, of which an earlier leader's slice tells
-        let unreadable = unreadable.all::<InferenceDeployment>();
-        let in_slices = unreadable.iter().filter_map(|object| {
-            let key = Key::new(&object.namespace, &object.name);
-            let slice = gateways::slices_of(&stores.slices, &key).next()?;
-            let port = gateways::slice_port(&stores.slices, &key)?;
-            is_owned(&*slice, Some(&object.uid)).then_some((key, port))
-        });
         let known: Vec<(Key, u16)> = in_status.collect();
         let mut claims: BTreeMap<u16, Vec<&Key>> = BTreeMap::new();
         for (service, port) in &known {
@@ -195,23 +212,64 @@ impl Given {
                 [service] => drop(self.give(service, port)),
                 // somebody else wrote one of the statuses: no requests go to the wrong service if
                 // none of them keeps it
-                _ if self.free.remove(&port) => {
+                _ if self.free.contains(&port) => {
                     tracing::error!(
                         port,
                         ?services,
                         "several statuses have one port: none keeps it"
                     );
-                    let cooling = (services[0].clone(), cool_until(now));
-                    self.cooling.insert(port, cooling);
+                    let services: Vec<Key> = services.into_iter().cloned().collect();
+                    self.cool(port, services, now);
                 }
                 _ => {}
             }
         }
-        for (service, port) in in_slices {
-            self.give(&service, port);
+        self.fill_from_slices(stores, unreadable, now);
+        // ports that were given back lately are not known, and the newest are among them most often
+        if !self.services.is_empty() || !self.cooling.is_empty() {
+            self.last = fastrand::u16(GATEWAY_PORTS);
         }
-        self.last = self.services.values().copied().max().unwrap_or(self.last);
         self.is_filled = true;
+    }
+
+    /// Takes the ports that slices name and no status does. A service that has none, because it cannot
+    /// be read or its status was not written yet, keeps the one in its own slice. Any other is not
+    /// given: requests would reach a service that they are not for.
+    fn fill_from_slices(
+        &mut self,
+        stores: &Stores,
+        unreadable: &UnreadableObjects,
+        now: Timestamp,
+    ) {
+        let unreadable = unreadable.all::<InferenceDeployment>().into_iter();
+        let unreadable: HashMap<Key, String> = unreadable
+            .map(|object| (Key::new(&object.namespace, &object.name), object.uid))
+            .collect();
+        let is_own = |slice: &EndpointSlice, service: &Key| {
+            let object = cached(&stores.services, service);
+            let uid = object
+                .as_ref()
+                .and_then(|object| object.metadata.uid.as_ref());
+            is_owned(slice, uid.or(unreadable.get(service)).map(String::as_str))
+        };
+        let mut named: BTreeMap<u16, BTreeMap<Key, bool>> = BTreeMap::new();
+        for slice in stores.slices.state() {
+            if let (Some(service), Some(port)) =
+                (gateways::service_of(&slice), gateways::port_of(&slice))
+            {
+                let is_own = is_own(&slice, &service);
+                let services = named.entry(port).or_default();
+                *services.entry(service).or_insert(is_own) &= is_own;
+            }
+        }
+        for (port, services) in named {
+            let mut owners = services.iter().filter(|(_, is_own)| **is_own);
+            let is_given =
+                services.len() == 1 && owners.any(|(service, _)| self.give(service, port));
+            if !is_given && (self.free.contains(&port) || self.cooling.contains_key(&port)) {
+                self.cool(port, services.into_keys(), now);
+            }
+        }
     }
 }
 
@@ -258,13 +316,13 @@ impl Ports {
         if given.waiting.is_empty() {
             return None;
         }
-        given.cooling.values().map(|(_, until)| *until).min()
+        given.cooling.values().map(|cooling| cooling.until).min()
     }
 
     /// Frees what has cooled down. Returns services that wait for a port, no more than are free.
     pub(crate) fn due(&self, stores: &Stores, now: Timestamp) -> Vec<Key> {
         let mut given = lock(&self.0);
-        let is_due = given.cooling.values().any(|(_, until)| *until <= now);
+        let is_due = given.cooling.values().any(|cooling| cooling.until <= now);
         if given.waiting.is_empty() || !is_due {
             return Vec::new();
         }

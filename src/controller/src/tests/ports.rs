@@ -10,12 +10,14 @@ use bursar_core::model::Key;
 use bursar_core::model::event::Event;
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
 use super::leader::{Leader, View};
 use super::world::{NAMESPACE, World};
 use crate::cache::{CacheChange, CachedKind};
 use crate::edge::Edge;
+use crate::ports::NoPort;
 
 /// A service, with this port in its status.
 fn service(name: &str, port: Option<u16>) -> InferenceDeployment {
@@ -64,7 +66,80 @@ async fn a_service_keeps_the_port_in_its_status_though_others_are_asked_for_befo
     let services = vec![service("a", None), service("b", Some(first))];
     let (world, leader, _) = leader(services).await;
     let port = |name| leader.context.port(&key(name), None, world.now);
-    assert_eq!((port("a"), port("b")), (Ok(first + 1), Ok(first)));
+    assert_ne!(port("a").unwrap(), first);
+    assert_eq!(port("b"), Ok(first));
+}
+
+/// A slice that names this port of gateways for a service.
+fn slice(namespace: &str, service: &str, port: u16, owner: Option<&str>) -> EndpointSlice {
+    let owners = owner.map(|uid| {
+        json!([{"apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment", "name": service, "uid": uid}])
+    });
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": format!("{service}-bursar-gateway"), "namespace": namespace, "ownerReferences": owners,
+            "labels": {"bursar.dev/workload": service, "bursar.dev/gateway": "true"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.9.1"]}],
+        "ports": [{"name": "http", "port": port}],
+    }))
+    .unwrap()
+}
+
+/// Somebody deleted the services of these slices, and let the slices stay.
+#[tokio::test]
+async fn a_new_leader_gives_nobody_a_port_that_a_slice_still_names() {
+    let mut other = service("b", None);
+    other.metadata.namespace = Some("other".to_owned());
+    let (world, mut leader, mut view) = leader(vec![service("a", None), other]).await;
+    let unnamed = *GATEWAY_PORTS.start() + 7;
+    let named = GATEWAY_PORTS.filter(|port| *port != unnamed);
+    view.slices = named
+        .map(|port| slice("gone", &format!("chat-{port}"), port, Some("gone")))
+        .collect();
+    leader.fill_caches(&view);
+    let port = |service: &Key, minutes: i64| {
+        let now = world.now + SignedDuration::from_mins(minutes);
+        leader.context.port(service, None, now)
+    };
+    let (a, b) = (key("a"), Key::new("other", "b"));
+    assert_eq!(port(&a, 0), Ok(unnamed));
+    for minutes in [0, 2, 60] {
+        assert_eq!(port(&b, minutes), Err(NoPort::AllGiven), "{minutes}");
+    }
+    view.slices.clear();
+    leader.fill_caches(&view);
+    let now = world.now + SignedDuration::from_mins(62);
+    assert!(leader.context.port(&b, None, now).is_ok());
+}
+
+/// The former leader ended before it wrote the status.
+#[tokio::test]
+async fn a_new_leader_leaves_a_service_the_port_in_its_own_slice() {
+    let first = *GATEWAY_PORTS.start();
+    let services = ["x", "y", "z"].map(|name| service(name, None));
+    let (world, mut leader, mut view) = leader(services.into()).await;
+    view.slices = vec![
+        slice(NAMESPACE, "x", first, Some("x")),
+        // of a former service of that name
+        slice(NAMESPACE, "z", first + 1, Some("former")),
+    ];
+    leader.fill_caches(&view);
+    let ports = ["y", "z", "x"].map(|name| leader.context.port(&key(name), None, world.now));
+    assert_eq!(ports[2], Ok(first));
+    assert!(!ports.contains(&Ok(first + 1)), "{ports:?}");
+}
+
+/// Nobody knows when its port was given back.
+#[tokio::test]
+async fn a_new_leader_does_not_go_on_where_the_newest_port_was() {
+    fastrand::seed(1);
+    let newest = *GATEWAY_PORTS.start() + 50;
+    let services = vec![service("a", Some(newest)), service("b", None)];
+    let (world, leader, _) = leader(services).await;
+    let given = leader.context.port(&key("b"), None, world.now).unwrap();
+    assert!(!(newest..newest + 10).contains(&given), "{given}");
 }
 
 #[tokio::test]
