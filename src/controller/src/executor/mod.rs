@@ -167,7 +167,11 @@ impl Executor {
             self.queue.retry(&subject, now);
         }
         for subject in wanted.owners {
-            if !self.context.observe_only || is_release(&self.context, &subject) {
+            // the endpoints of services follow the gateways though nothing else is compared
+            let is_compared = !self.context.observe_only
+                || matches!(subject, ObjectKey::Service(_))
+                || is_release(&self.context, &subject);
+            if is_compared {
                 self.queue.compare(subject, now);
             }
         }
@@ -367,7 +371,8 @@ async fn apply(
     now: Timestamp,
 ) -> Result<Outcome, Unapplied> {
     // what is deleted waits for no pause
-    if context.paused_by(&subject.key().namespace).is_some() && !is_release(context, subject) {
+    let is_left = context.observe_only || context.paused_by(&subject.key().namespace).is_some();
+    if is_left && !is_release(context, subject) {
         // the model forgets the order, and compares all owned objects once it is resumed
         if let ObjectKey::Service(key) = subject {
             inference::apply_endpoints(context, key, now).await?;

@@ -155,8 +155,10 @@ async fn delete_replicas_service(
         .map(drop)
 }
 
-/// Keeps the gateways' endpoints of a paused service current, and changes nothing else: they answer
-/// requests that no replica can.
+/// Keeps the gateways' endpoints current of a service that is paused, or only observed, and changes
+/// nothing else: they answer requests that no replica can, and whoever gets the address of one that is
+/// gone would be sent them. Where all requests go through gateways and there is none, the Service
+/// selects its replicas until there is one again.
 ///
 /// # Errors
 /// The call failed.
@@ -180,11 +182,31 @@ pub(crate) async fn apply_endpoints(
     }
     let port = port(context, &object, now).ok();
     let state = PathState::of(context, &object, port.is_some());
-    let applied = match state.owns_front {
-        true => apply_slices(context, key, &object, (port, state.has_gateways()), now).await,
-        false => empty_slices(context, key, &object, port, now).await,
+    if !state.owns_front {
+        let emptied = empty_slices(context, key, &object, port, now).await;
+        return emptied.map_err(Unapplied::after_order);
+    }
+    let path = RequestPath::next(state);
+    let is_given_back = state.is_through_gateways && !state.has_gateway && !path.through_gateways;
+    let goes_through =
+        state.has_replicas_service && !state.is_through_gateways && path.through_gateways;
+    let front = match is_given_back || goes_through {
+        true => {
+            let front = build::service(&object, path.through_gateways);
+            apply_service(context, key, front, now).await
+        }
+        false => Ok(()),
     };
-    applied.map_err(Unapplied::after_order)
+    // a switch of the mode waits, but for the gateways of a service that was given back
+    let gateways_ready = match state.is_always && state.has_replicas_service {
+        true => path.gateways_ready,
+        false => state.has_gateways(),
+    };
+    let slices = match path.keeps_slice && front.is_ok() {
+        true => Ok(()),
+        false => apply_slices(context, key, &object, (port, gateways_ready), now).await,
+    };
+    front.and(slices).map_err(Unapplied::after_order)
 }
 
 /// Tells the pods and the Deployment what was ordered.

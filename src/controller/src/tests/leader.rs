@@ -322,7 +322,7 @@ impl Leader {
             namespace: OPERATOR.to_owned(),
             allowed_classes: world.allowed_classes.clone(),
             gang_scheduling: GangScheduling::Auto,
-            observe_only: false,
+            observe_only: world.observe_only,
             change_grace: world.change_grace,
             eviction_client: client.clone(),
             client,

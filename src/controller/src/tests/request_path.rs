@@ -310,15 +310,91 @@ async fn a_paused_service_stays_on_its_way_until_it_is_resumed() {
     reachable(&mut stage, 8).await;
     assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()));
     // the endpoints are kept current, as they are
-    stage.world.delete_gateway(GATEWAY).await;
-    stage.seconds(3).await;
-    assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()));
-    stage.world.set_gateway(GATEWAY, true).await;
-    stage.seconds(3).await;
-    assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()));
+    set_address(&stage, GATEWAY, "10.0.9.2").await;
+    reachable(&mut stage, 3).await;
+    assert_eq!(gateways(&stage, "chat"), ["10.0.9.2"]);
     super::pause::set(&stage.world, json!({"namespace.team": null})).await;
     reachable(&mut stage, 8).await;
     assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
+}
+
+/// The gateway of this name has another address from now on.
+async fn set_address(stage: &Stage, name: &str, address: &str) {
+    let pods: Api<Pod> = Api::namespaced(stage.world.server.client(), super::world::OPERATOR);
+    let moved = Patch::Merge(json!({"status": {"podIP": address}}));
+    pods.patch_status(name, &PatchParams::default(), &moved)
+        .await
+        .unwrap();
+}
+
+/// A controller that only observes takes over.
+async fn observe_only(stage: &mut Stage) {
+    stage.world.observe_only = true;
+    stage.leader = Leader::new(&stage.world, Faults::default());
+    stage.seconds(2).await;
+}
+
+/// Whoever gets the address of a gateway that is gone would be sent the requests.
+#[tokio::test]
+async fn endpoints_follow_the_gateways_while_the_controller_only_observes() {
+    for mode in ["Always", "OnDemand"] {
+        let mut stage = Stage::new(Faults::default()).await;
+        warm(&mut stage).await;
+        stage.world.set_activation(json!({"mode": mode})).await;
+        reachable(&mut stage, 6).await;
+        observe_only(&mut stage).await;
+        let before = stage.world.server.objects::<Service>();
+        set_address(&stage, GATEWAY, "10.0.9.2").await;
+        stage.world.requests = 12;
+        reachable(&mut stage, 5).await;
+        assert_eq!(gateways(&stage, "chat"), ["10.0.9.2"], "{mode}");
+        assert_eq!(stage.world.server.objects::<Service>(), before, "{mode}");
+        assert_eq!(replicas(&stage), Some(1), "nothing else is changed");
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_only_observes_makes_no_endpoints() {
+    let mut stage = Stage::new(Faults::default()).await;
+    observe_only(&mut stage).await;
+    stage.world.set_gateway(GATEWAY, true).await;
+    stage.world.create_chat(1).await;
+    stage.seconds(5).await;
+    assert_eq!(stage.world.server.objects::<EndpointSlice>(), []);
+    assert_eq!(stage.world.server.objects::<Service>(), []);
+}
+
+#[tokio::test]
+async fn requests_reach_replicas_without_a_gateway_though_nothing_else_is_changed() {
+    for is_paused in [true, false] {
+        let mut stage = through_gateways(json!({})).await;
+        match is_paused {
+            true => super::pause::set(&stage.world, json!({"namespace.team": "now"})).await,
+            false => observe_only(&mut stage).await,
+        }
+        stage.world.set_gateway(GATEWAY, false).await;
+        reachable(&mut stage, 10).await;
+        assert_eq!(selects(&stage, "chat"), "true", "{is_paused}");
+        assert_eq!(ready(&stage, "chat"), (0, pods(&stage)), "{is_paused}");
+        let writes = stage.leader.faults.writes();
+        stage.seconds(5).await;
+        assert_eq!(stage.leader.faults.writes(), writes, "{is_paused}");
+        stage.world.set_gateway(GATEWAY, true).await;
+        reachable(&mut stage, 8).await;
+        assert_eq!(selects(&stage, "chat"), "by-gateways", "{is_paused}");
+        assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()), "{is_paused}");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_service_whom_only_gateways_guard_reaches_no_replica_without_one() {
+    let only = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
+    let mut stage = through_gateways(json!({"allowFrom": only})).await;
+    super::pause::set(&stage.world, json!({"namespace.team": "now"})).await;
+    stage.world.delete_gateway(GATEWAY).await;
+    stage.seconds(10).await;
+    assert_eq!(selects(&stage, "chat"), "by-gateways");
+    assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()));
 }
 
 /// The addresses of the slice of this name, its family, and whether they are ready.
@@ -466,11 +542,7 @@ async fn gateways_roll_while_the_service_of_the_replicas_cannot_be_made() {
     create_theirs(&stage, "chat-replicas").await;
     troubled(&mut stage, 3).await;
     stage.world.set_gateway("newer", true).await;
-    let pods: Api<Pod> = Api::namespaced(stage.world.server.client(), super::world::OPERATOR);
-    let moved = Patch::Merge(json!({"status": {"podIP": "10.0.9.2"}}));
-    pods.patch_status("newer", &PatchParams::default(), &moved)
-        .await
-        .unwrap();
+    set_address(&stage, "newer", "10.0.9.2").await;
     stage.world.delete_gateway(GATEWAY).await;
     troubled(&mut stage, 2).await;
     assert_eq!(gateways(&stage, "chat"), ["10.0.9.2"]);

@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) change_grace: SignedDuration,
     /// PriorityClasses that count beside other namespaces.
     pub(super) allowed_classes: Vec<AllowedClass>,
+    /// Whether controllers only observe from the next one on.
+    pub(super) observe_only: bool,
     /// Workers of this index go to another node than the first one.
     pub(super) far: Option<(&'static str, &'static str)>,
     /// Jobs make no pods, as after many failures.
@@ -80,6 +82,7 @@ impl World {
             admission: true,
             change_grace: SignedDuration::ZERO,
             allowed_classes: Vec::new(),
+            observe_only: false,
             far: None,
             jobs_back_off: false,
             worker_quota: None,
