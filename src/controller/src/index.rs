@@ -8,32 +8,36 @@ use std::sync::Arc;
 use bursar_api::spend::WorkloadRef;
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::runtime::reflector::Store;
 
 use crate::cache::cached;
 use crate::pod;
 
-/// A gateway that is not ready any more, and is not being deleted, stays among those that take
-/// requests for this long: each change of these rewrites the endpoints of all services, and it may
-/// just have been slow. A connection to one that is gone is refused at once.
+/// A gateway that is not ready any more, still runs and is not being deleted stays among those that
+/// take requests for this long: each change of these rewrites the endpoints of all services, and it
+/// may just have been slow. A connection to one that is gone is refused at once.
 const UNREADY_GRACE: SignedDuration = SignedDuration::from_secs(5);
 
 /// What is indexed of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IndexedPod {
     workload: Option<WorkloadRef>,
-    gateway: Option<GatewayAddresses>,
+    gateway: Option<ObservedGateway>,
     /// Accelerators that it holds and that no rule knows.
     unknown: BTreeSet<String>,
 }
 
 /// A gateway that is not being deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct GatewayAddresses {
+struct ObservedGateway {
     /// One of each family that its pod has.
     addresses: BTreeSet<IpAddr>,
     is_ready: bool,
+    /// All its containers run.
+    is_running: bool,
+    /// How often its containers were started again.
+    restarts: i64,
 }
 
 /// A gateway that takes requests.
@@ -41,6 +45,8 @@ struct GatewayAddresses {
 struct Gateway {
     addresses: BTreeSet<IpAddr>,
     unready_since: Option<Timestamp>,
+    /// How often its containers had been started again when it was last ready.
+    restarts: i64,
 }
 
 /// What changed with a pod.
@@ -70,7 +76,7 @@ impl PodIndex {
     pub(crate) fn set(&mut self, name: &Key, pod: Option<&Pod>, now: Timestamp) -> IndexChange {
         let new = pod.map(|pod| IndexedPod {
             workload: pod::workload_of(pod),
-            gateway: gateway_addresses(pod),
+            gateway: observed_gateway(pod),
             unknown: pod::unknown_accelerators(pod),
         });
         let gateway = new.as_ref().and_then(|new| new.gateway.clone());
@@ -149,32 +155,32 @@ impl PodIndex {
     }
 
     /// Takes a gateway as it is now. Returns whether those that take requests have changed.
-    fn set_gateway(&mut self, name: &Key, new: Option<GatewayAddresses>, now: Timestamp) -> bool {
-        let known = self.gateways.get_mut(name);
-        let Some(GatewayAddresses {
-            addresses,
-            is_ready,
-        }) = new
-        else {
+    fn set_gateway(&mut self, name: &Key, new: Option<ObservedGateway>, now: Timestamp) -> bool {
+        let Some(new) = new else {
             return self.gateways.remove(name).is_some();
         };
-        if let Some(known) = known.filter(|known| known.addresses == addresses) {
-            known.unready_since = match is_ready {
-                true => None,
-                false => known.unready_since.or(Some(now)),
-            };
+        let known = self.gateways.get_mut(name);
+        let known = known.filter(|known| known.addresses == new.addresses);
+        // one that ended and was started again may run by now, and does not listen yet
+        let has_ended =
+            |known: &Gateway| !new.is_ready && (!new.is_running || new.restarts > known.restarts);
+        if let Some(known) = known.filter(|known| !has_ended(known)) {
+            match new.is_ready {
+                true => (known.unready_since, known.restarts) = (None, new.restarts),
+                false => known.unready_since = known.unready_since.or(Some(now)),
+            }
             return false;
         }
         let former = self.gateways.remove(name);
-        if is_ready {
-            let unready_since = None;
+        if new.is_ready {
             let gateway = Gateway {
-                addresses,
-                unready_since,
+                addresses: new.addresses,
+                unready_since: None,
+                restarts: new.restarts,
             };
             self.gateways.insert(name.clone(), gateway);
         }
-        former.is_some() || is_ready
+        former.is_some() || new.is_ready
     }
 
     /// When a gateway that is not ready is taken out.
@@ -220,17 +226,106 @@ fn get(pods: &Store<Pod>, namespace: &str, name: &Name) -> Option<Arc<Pod>> {
     cached(pods, &key)
 }
 
-/// The addresses of a gateway that goes on.
-fn gateway_addresses(pod: &Pod) -> Option<GatewayAddresses> {
+/// A gateway that goes on.
+fn observed_gateway(pod: &Pod) -> Option<ObservedGateway> {
     let goes_on =
         pod::is_gateway(pod) && pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod);
     let status = pod.status.as_ref().filter(|_| goes_on)?;
     let all = status.pod_ips.iter().flatten().map(|each| &each.ip);
     let addresses = all.chain(&status.pod_ip);
     let addresses: BTreeSet<IpAddr> = addresses.filter_map(|each| each.parse().ok()).collect();
-    let is_ready = pod::is_ready(pod);
-    (!addresses.is_empty()).then_some(GatewayAddresses {
+    let containers = || status.container_statuses.iter().flatten();
+    let runs = |container: &ContainerStatus| {
+        let state = container.state.as_ref();
+        state.is_none_or(|state| state.waiting.is_none() && state.terminated.is_none())
+    };
+    (!addresses.is_empty()).then(|| ObservedGateway {
         addresses,
-        is_ready,
+        is_ready: pod::is_ready(pod),
+        is_running: containers().all(runs),
+        restarts: containers().map(|each| i64::from(each.restart_count)).sum(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const OPERATOR: &str = "bursar-system";
+
+    /// A gateway whose container runs or waits, and was restarted so often.
+    fn gateway(is_ready: bool, state: &str, restarts: i32) -> Pod {
+        let ready = if is_ready { "True" } else { "False" };
+        serde_json::from_value(json!({
+            "metadata": {"name": "g", "namespace": OPERATOR, "labels": {
+                "app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway",
+            }},
+            "status": {
+                "phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}],
+                "containerStatuses": [{
+                    "name": "gateway", "image": "", "imageID": "", "ready": is_ready, "restartCount": restarts,
+                    "state": {state: {}},
+                }],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_gateway_that_has_ended_takes_no_requests_from_then_on_and_a_slow_one_for_a_while() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut index = PodIndex::default();
+        let key = Key::new(OPERATOR, "g");
+        let mut takes_requests = |pod: Pod, seconds: i64| {
+            let now = now + SignedDuration::from_secs(seconds);
+            let change = index.set(&key, Some(&pod), now);
+            let is_expired = !index.expire_gateways(now).is_empty();
+            (
+                change.gateways || is_expired,
+                !index.gateways(OPERATOR).is_empty(),
+            )
+        };
+        // it was restarted before
+        assert_eq!(takes_requests(gateway(true, "running", 2), 0), (true, true));
+        assert_eq!(
+            takes_requests(gateway(false, "running", 2), 1),
+            (false, true)
+        );
+        assert_eq!(
+            takes_requests(gateway(true, "running", 2), 3),
+            (false, true)
+        );
+        assert_eq!(
+            takes_requests(gateway(false, "running", 3), 4),
+            (true, false)
+        );
+        assert_eq!(
+            takes_requests(gateway(false, "running", 3), 5),
+            (false, false)
+        );
+        assert_eq!(takes_requests(gateway(true, "running", 3), 6), (true, true));
+        assert_eq!(
+            takes_requests(gateway(false, "waiting", 3), 7),
+            (true, false)
+        );
+        assert_eq!(takes_requests(gateway(true, "running", 4), 8), (true, true));
+        assert_eq!(
+            takes_requests(gateway(false, "terminated", 4), 9),
+            (true, false)
+        );
+        assert_eq!(
+            takes_requests(gateway(true, "running", 5), 10),
+            (true, true)
+        );
+        assert_eq!(
+            takes_requests(gateway(false, "running", 5), 11),
+            (false, true)
+        );
+        assert_eq!(
+            takes_requests(gateway(false, "running", 5), 16),
+            (true, false)
+        );
+    }
 }
