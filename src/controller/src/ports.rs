@@ -181,8 +181,7 @@ impl Given {
             // the Service may outlive its InferenceDeployment, with the slice that names the port
             let is_named = |service: &Key| {
                 let mut slices = gateways::slices_of(&stores.slices, service);
-                given.get(service) != Some(port)
-                    && slices.any(|slice| gateways::port_of(&slice) == Some(*port))
+                given.get(service) != Some(port) && slices.any(|slice| leads_to(&slice, *port))
             };
             let is_routed = cooling.services.iter().any(is_named);
             match is_routed {
@@ -352,6 +351,11 @@ impl Ports {
 
 fn cool_until(now: Timestamp) -> Timestamp {
     now.checked_add(PORT_COOLDOWN).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether a slice leads requests to this port of some gateway.
+fn leads_to(slice: &EndpointSlice, port: u16) -> bool {
+    gateways::port_of(slice) == Some(port) && slice.endpoints.iter().flatten().next().is_some()
 }
 
 /// Whether there is such a service, readable or not.

@@ -11,12 +11,13 @@ use serde_json::json;
 use crate::api_calls::{ApiError, apply_if_changed, is_as_asked, is_shown};
 use crate::cache::cached;
 use crate::context::Context;
+use crate::gateways;
 use crate::inference::build::{self, Family, Front};
 use crate::inference::request_path::families;
 use crate::lock::lock;
 
-/// The endpoints by which the gateways serve on this port, if the service has one: a slice of IPv4, and one
-/// of IPv6 where the Service has such an address. One that it had before is emptied.
+/// The endpoints by which the gateways serve on this port: a slice of IPv4, and one of IPv6 where the Service
+/// has such an address. One that it had before is emptied, and all are where the service has no port.
 pub(super) async fn apply_slices(
     context: &Context,
     key: &Key,
@@ -46,7 +47,10 @@ pub(crate) async fn apply_gateway_slices(
     (front, families): (&Front<'_>, &[Family]),
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    let Some(port) = port else { return Ok(()) };
+    let Some(port) = port else {
+        // the port in its slices may be another service's before long
+        return empty_slices(context, key, object, None, now).await;
+    };
     let gateways = lock(&context.index).gateways(&context.namespace);
     let slice =
         |family, gateways| build::gateway_endpoints(object, front, family, port, gateways, ready);
@@ -95,7 +99,8 @@ async fn apply_slice(
         .map(drop)
 }
 
-/// Takes all gateways out of the slices that a service has.
+/// Takes all gateways out of the slices that a service has. Without a port they keep the one that they
+/// have.
 pub(crate) async fn empty_slices(
     context: &Context,
     key: &Key,
@@ -103,6 +108,7 @@ pub(crate) async fn empty_slices(
     port: Option<u16>,
     now: Timestamp,
 ) -> Result<(), ApiError> {
+    let port = port.or_else(|| gateways::slice_port(&context.stores.slices, key));
     let Some(port) = port else { return Ok(()) };
     let mut emptied = Ok(());
     for family in Family::ALL {

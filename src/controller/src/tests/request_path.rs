@@ -397,6 +397,51 @@ async fn a_paused_service_whom_only_gateways_guard_reaches_no_replica_without_on
     assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()));
 }
 
+/// All other ports are taken, and somebody wrote its port into another status.
+#[tokio::test]
+async fn gateways_leave_the_endpoints_of_a_service_that_loses_its_port() {
+    let mut stage = Stage::new(Faults::default()).await;
+    warm(&mut stage).await;
+    assert_eq!(gateways(&stage, "chat"), ["10.0.9.1"]);
+    stage.leader = Leader::new(&stage.world, Faults::default());
+    let mut view = super::leader::View::of(&stage.world);
+    let mut twin = view.services[0].clone();
+    twin.metadata.name = Some("another".to_owned());
+    view.services.push(twin);
+    let own = view
+        .slices
+        .iter()
+        .find(|slice| slice.name_any() == "chat-bursar-gateway");
+    let own = own.unwrap().clone();
+    for port in bursar_api::names::GATEWAY_PORTS {
+        let mut slice = own.clone();
+        let name = format!("gone-{port}");
+        slice.metadata.name = Some(format!("{name}-bursar-gateway"));
+        slice.metadata.owner_references = None;
+        slice
+            .labels_mut()
+            .insert("bursar.dev/workload".to_owned(), name);
+        let ports = slice.ports.as_mut().unwrap();
+        if ports[0].port != Some(i32::from(port)) {
+            ports[0].port = Some(i32::from(port));
+            view.slices.push(slice);
+        }
+    }
+    stage.leader.fill_caches(&view);
+    let key = Key::new(NAMESPACE, "chat");
+    let port = stage.leader.context.port(&key, None, stage.world.now);
+    assert_eq!(port, Err(crate::ports::NoPort::AllGiven));
+    stage.seconds(3).await;
+    assert_eq!(gateways(&stage, "chat"), [] as [&str; 0]);
+    assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
+    stage.seconds(65).await;
+    assert_eq!(
+        gateways(&stage, "chat"),
+        ["10.0.9.1"],
+        "it has a port again"
+    );
+}
+
 /// The addresses of the slice of this name, its family, and whether they are ready.
 fn slice(stage: &Stage, name: &str) -> Option<(String, Vec<String>, Option<bool>)> {
     let all: Vec<EndpointSlice> = stage.world.server.objects();
