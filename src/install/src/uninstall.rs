@@ -22,6 +22,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+use crate::endpoints::{self, GivenBack};
 use crate::{job_targets, targets};
 
 const CONTROLLER: &str = "bursar-controller";
@@ -38,12 +39,10 @@ const GUARDS: [&str; 3] = [
 ];
 /// A controller that stops releases its Lease within a few seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// An API server reads its policies about once a second, so new pods still get the finalizer for a
 /// moment after the policy was deleted.
 const POLICY_LAG: Duration = Duration::from_secs(3);
-/// Within this time the cluster has put the replicas of a Service that selects them again into its slices.
-const ENDPOINTS_LAG: Duration = Duration::from_secs(3);
 /// The command is done with pods after this many passes, [`POLICY_LAG`] apart, found no pod with
 /// the finalizer.
 const CLEAN_PASSES: u32 = 2;
@@ -152,12 +151,17 @@ async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     if was_guarded {
         tokio::time::sleep(POLICY_LAG).await;
     }
-    let services = give_replicas_back(client).await?;
+    let given_back = give_replicas_back(client).await?;
+    let services = given_back.len();
+    // before the gateways leave the slices: a workload at zero has no other endpoint
+    let targets = targets::release_all(client).await?;
+    let jobs = job_targets::release_all(client).await?;
+    let pods = remove_all_finalizers(client).await?;
+    endpoints::wait_for_replicas(client, given_back).await?;
     Ok(Removed {
-        // before the gateways leave the slices: a workload at zero has no other endpoint
-        targets: targets::release_all(client).await?,
-        jobs: job_targets::release_all(client).await?,
-        pods: remove_all_finalizers(client).await?,
+        targets,
+        jobs,
+        pods,
         services,
         slices: delete_slices(client).await?,
     })
@@ -277,9 +281,10 @@ async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Resul
     Ok(())
 }
 
-/// Lets Services whose requests went through gateways select their replicas again. The slices of gateways
-/// are deleted once the cluster has followed, so requests find a replica that is ready all the time.
-async fn give_replicas_back(client: &Client) -> Result<usize, Error> {
+/// Lets Services whose requests went through gateways select their replicas again, and returns these. The
+/// slices of gateways are deleted once the cluster has followed, so requests find a replica that is ready
+/// all the time.
+async fn give_replicas_back(client: &Client) -> Result<Vec<GivenBack>, Error> {
     let selected = ListParams::default().labels(&format!(
         "{WORKLOAD_LABEL},{KIND_LABEL}=InferenceDeployment"
     ));
@@ -298,7 +303,7 @@ async fn give_replicas_back(client: &Client) -> Result<usize, Error> {
                 .is_some_and(|value| value == SERVED_BY_GATEWAYS)
         })
     };
-    let mut given_back = 0;
+    let mut given_back = Vec::new();
     for service in services.filter(is_through_gateways) {
         let namespace = service.namespace().unwrap_or_default();
         let api: Api<PartialObjectMeta<Service>> = Api::namespaced(client.clone(), &namespace);
@@ -308,10 +313,16 @@ async fn give_replicas_back(client: &Client) -> Result<usize, Error> {
         let patched = api
             .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
             .await;
-        given_back += usize::from(patched.not_found_as_none(&what)?.is_some());
-    }
-    if given_back > 0 {
-        tokio::time::sleep(ENDPOINTS_LAG).await;
+        if patched.not_found_as_none(&what)?.is_some() {
+            let selector = service.spec.and_then(|spec| spec.selector);
+            let mut selector = selector.unwrap_or_default();
+            selector.insert(SERVING_LABEL.to_owned(), "true".to_owned());
+            given_back.push(GivenBack {
+                namespace,
+                name,
+                selector,
+            });
+        }
     }
     Ok(given_back)
 }
@@ -552,7 +563,7 @@ mod tests {
             slices: 1,
         };
         assert_eq!(removed, expected);
-        assert!(began.elapsed() >= ENDPOINTS_LAG);
+        assert!(began.elapsed() >= endpoints::NODES_LAG);
         let serving = |name: &str| {
             let services: Vec<Service> = server.objects();
             let found = services.into_iter().find(|found| found.name_any() == name);
@@ -562,6 +573,69 @@ mod tests {
         assert_eq!(serving("theirs"), SERVED_BY_GATEWAYS);
         let again = uninstall(&client, OPERATOR).await.unwrap();
         assert_eq!((again.services, again.slices), (0, 0));
+    }
+
+    /// A Service behind gateways with a replica that is ready, and the gateways' slice.
+    async fn create_behind_gateways(client: &Client) {
+        let labels = json!({WORKLOAD_LABEL: "chat", KIND_LABEL: "InferenceDeployment"});
+        let selector = json!({WORKLOAD_LABEL: "chat", SERVING_LABEL: SERVED_BY_GATEWAYS});
+        let spec = json!({"selector": selector, "ports": [{"port": 80}]});
+        let service = json!({"metadata": {"name": "chat", "labels": labels}, "spec": spec});
+        create_raw::<Service>(client, service).await;
+        let labels = json!({WORKLOAD_LABEL: "chat", SERVING_LABEL: "true"});
+        create(client, TEAM, json!({"name": "replica", "labels": labels})).await;
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let pods = Api::<Pod>::namespaced(client.clone(), TEAM);
+        pods.patch_status("replica", &PatchParams::default(), &Patch::Merge(ready))
+            .await
+            .unwrap();
+        let labels = json!({
+            WORKLOAD_LABEL: "chat", GATEWAY_LABEL: "true", "kubernetes.io/service-name": "chat",
+        });
+        let slice = json!({"metadata": {"name": "chat-bursar-gateway", "labels": labels}, "addressType": "IPv4", "endpoints": []});
+        create_raw::<EndpointSlice>(client, slice).await;
+    }
+
+    fn has_gateways(server: &Server) -> bool {
+        let slices: Vec<EndpointSlice> = server.objects();
+        let mut names = slices.iter().map(ResourceExt::name_any);
+        names.any(|name| name == "chat-bursar-gateway")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gateways_stay_until_the_cluster_has_put_the_replicas_into_its_slices() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        create_behind_gateways(&client).await;
+        let cluster = async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            assert!(has_gateways(&server));
+            let pods: Vec<Pod> = server.objects();
+            let endpoint = json!({"addresses": ["10.0.0.1"], "targetRef": {"uid": pods[0].uid()}, "conditions": {"ready": true}});
+            let labels = json!({"kubernetes.io/service-name": "chat"});
+            let slice = json!({"metadata": {"name": "chat-x", "labels": labels}, "addressType": "IPv4", "endpoints": [endpoint]});
+            create_raw::<EndpointSlice>(&client, slice).await;
+            tokio::time::sleep(endpoints::NODES_LAG / 2).await;
+            assert!(has_gateways(&server), "nodes have not followed yet");
+        };
+        let began = tokio::time::Instant::now();
+        let (removed, ()) = tokio::join!(uninstall(&client, OPERATOR), cluster);
+        assert_eq!(removed.unwrap().slices, 1);
+        assert!(!has_gateways(&server));
+        assert!(began.elapsed() < Duration::from_secs(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_does_not_follow_holds_the_uninstallation_up_for_a_while_only() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        create_behind_gateways(&client).await;
+        let began = tokio::time::Instant::now();
+        let removed = uninstall(&client, OPERATOR).await.unwrap();
+        assert_eq!((removed.services, removed.slices), (1, 1));
+        let waited = began.elapsed();
+        let bounds = Duration::from_secs(60)..Duration::from_secs(90);
+        assert!(bounds.contains(&waited), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
