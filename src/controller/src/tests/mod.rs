@@ -24,6 +24,7 @@ mod frameworks;
 mod gang_restarts;
 mod gang_scheduling;
 mod gangs;
+mod gateway_endpoints;
 mod leader;
 mod lease;
 mod ledger;

@@ -24,7 +24,7 @@ use crate::cache::{CacheChange, CachedKind};
 use crate::edge::Edge;
 use crate::object_key::ObjectKey;
 
-const GATEWAY: &str = "gateway";
+pub(super) const GATEWAY: &str = "gateway";
 
 /// The Service of this name, if it is there.
 fn service(stage: &Stage, name: &str) -> Option<Service> {
@@ -33,13 +33,13 @@ fn service(stage: &Stage, name: &str) -> Option<Service> {
 }
 
 /// The value of the label by which a Service selects pods that serve.
-fn selects(stage: &Stage, name: &str) -> String {
+pub(super) fn selects(stage: &Stage, name: &str) -> String {
     let selector = service(stage, name).unwrap().spec.unwrap().selector;
     selector.unwrap()["bursar.dev/serving"].clone()
 }
 
 /// The ready endpoints of a Service, by the slices that have its name: gateways, and UIDs of pods.
-fn ready(stage: &Stage, name: &str) -> (usize, BTreeSet<String>) {
+pub(super) fn ready(stage: &Stage, name: &str) -> (usize, BTreeSet<String>) {
     let slices: Vec<EndpointSlice> = stage.world.server.objects();
     let own = slices.iter().filter(|slice| {
         let label = slice.labels().get("kubernetes.io/service-name");
@@ -56,7 +56,7 @@ fn ready(stage: &Stage, name: &str) -> (usize, BTreeSet<String>) {
 }
 
 /// The UIDs of the service's pods.
-fn pods(stage: &Stage) -> BTreeSet<String> {
+pub(super) fn pods(stage: &Stage) -> BTreeSet<String> {
     let replicas = stage.world.pods().into_iter().filter(|pod| {
         let is_gateway = pod.name_any() == GATEWAY;
         !is_gateway && pod.metadata.deletion_timestamp.is_none()
@@ -65,7 +65,7 @@ fn pods(stage: &Stage) -> BTreeSet<String> {
 }
 
 /// A service with a ready replica and a gateway.
-async fn warm(stage: &mut Stage) {
+pub(super) async fn warm(stage: &mut Stage) {
     stage.world.set_gateway(GATEWAY, true).await;
     stage.world.create_chat(1).await;
     stage.seconds(10).await;
@@ -74,7 +74,7 @@ async fn warm(stage: &mut Stage) {
 }
 
 /// Seconds in each of which a client that uses ready endpoints alone finds one.
-async fn reachable(stage: &mut Stage, seconds: usize) {
+pub(super) async fn reachable(stage: &mut Stage, seconds: usize) {
     for _ in 0..seconds {
         stage.seconds(1).await;
         let (gateways, pods) = ready(stage, "chat");
@@ -82,7 +82,7 @@ async fn reachable(stage: &mut Stage, seconds: usize) {
     }
 }
 
-fn replicas(stage: &Stage) -> Option<i32> {
+pub(super) fn replicas(stage: &Stage) -> Option<i32> {
     let found: Vec<Deployment> = stage.world.server.objects();
     found.first().and_then(|found| found.spec.replicas)
 }
@@ -158,7 +158,7 @@ where
 }
 
 /// A service whose requests all go through gateways, with this in its `activation`.
-async fn through_gateways(mut activation: Value) -> Stage {
+pub(super) async fn through_gateways(mut activation: Value) -> Stage {
     let mut stage = Stage::new(Faults::default()).await;
     warm(&mut stage).await;
     activation["mode"] = json!("Always");
@@ -319,127 +319,12 @@ async fn a_paused_service_stays_on_its_way_until_it_is_resumed() {
 }
 
 /// The gateway of this name has another address from now on.
-async fn set_address(stage: &Stage, name: &str, address: &str) {
+pub(super) async fn set_address(stage: &Stage, name: &str, address: &str) {
     let pods: Api<Pod> = Api::namespaced(stage.world.server.client(), super::world::OPERATOR);
     let moved = Patch::Merge(json!({"status": {"podIP": address}}));
     pods.patch_status(name, &PatchParams::default(), &moved)
         .await
         .unwrap();
-}
-
-/// A controller that only observes takes over.
-async fn observe_only(stage: &mut Stage) {
-    stage.world.observe_only = true;
-    stage.leader = Leader::new(&stage.world, Faults::default());
-    stage.seconds(2).await;
-}
-
-/// Whoever gets the address of a gateway that is gone would be sent the requests.
-#[tokio::test]
-async fn endpoints_follow_the_gateways_while_the_controller_only_observes() {
-    for mode in ["Always", "OnDemand"] {
-        let mut stage = Stage::new(Faults::default()).await;
-        warm(&mut stage).await;
-        stage.world.set_activation(json!({"mode": mode})).await;
-        reachable(&mut stage, 6).await;
-        observe_only(&mut stage).await;
-        let before = stage.world.server.objects::<Service>();
-        set_address(&stage, GATEWAY, "10.0.9.2").await;
-        stage.world.requests = 12;
-        reachable(&mut stage, 5).await;
-        assert_eq!(gateways(&stage, "chat"), ["10.0.9.2"], "{mode}");
-        assert_eq!(stage.world.server.objects::<Service>(), before, "{mode}");
-        assert_eq!(replicas(&stage), Some(1), "nothing else is changed");
-    }
-}
-
-#[tokio::test]
-async fn a_controller_that_only_observes_makes_no_endpoints() {
-    let mut stage = Stage::new(Faults::default()).await;
-    observe_only(&mut stage).await;
-    stage.world.set_gateway(GATEWAY, true).await;
-    stage.world.create_chat(1).await;
-    stage.seconds(5).await;
-    assert_eq!(stage.world.server.objects::<EndpointSlice>(), []);
-    assert_eq!(stage.world.server.objects::<Service>(), []);
-}
-
-#[tokio::test]
-async fn requests_reach_replicas_without_a_gateway_though_nothing_else_is_changed() {
-    for is_paused in [true, false] {
-        let mut stage = through_gateways(json!({})).await;
-        match is_paused {
-            true => super::pause::set(&stage.world, json!({"namespace.team": "now"})).await,
-            false => observe_only(&mut stage).await,
-        }
-        stage.world.set_gateway(GATEWAY, false).await;
-        reachable(&mut stage, 10).await;
-        assert_eq!(selects(&stage, "chat"), "true", "{is_paused}");
-        assert_eq!(ready(&stage, "chat"), (0, pods(&stage)), "{is_paused}");
-        let writes = stage.leader.faults.writes();
-        stage.seconds(5).await;
-        assert_eq!(stage.leader.faults.writes(), writes, "{is_paused}");
-        stage.world.set_gateway(GATEWAY, true).await;
-        reachable(&mut stage, 8).await;
-        assert_eq!(selects(&stage, "chat"), "by-gateways", "{is_paused}");
-        assert_eq!(ready(&stage, "chat"), (1, BTreeSet::new()), "{is_paused}");
-    }
-}
-
-#[tokio::test]
-async fn a_paused_service_whom_only_gateways_guard_reaches_no_replica_without_one() {
-    let only = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
-    let mut stage = through_gateways(json!({"allowFrom": only})).await;
-    super::pause::set(&stage.world, json!({"namespace.team": "now"})).await;
-    stage.world.delete_gateway(GATEWAY).await;
-    stage.seconds(10).await;
-    assert_eq!(selects(&stage, "chat"), "by-gateways");
-    assert_eq!(ready(&stage, "chat"), (0, BTreeSet::new()));
-}
-
-/// All other ports are taken, and somebody wrote its port into another status.
-#[tokio::test]
-async fn gateways_leave_the_endpoints_of_a_service_that_loses_its_port() {
-    let mut stage = Stage::new(Faults::default()).await;
-    warm(&mut stage).await;
-    assert_eq!(gateways(&stage, "chat"), ["10.0.9.1"]);
-    stage.leader = Leader::new(&stage.world, Faults::default());
-    let mut view = super::leader::View::of(&stage.world);
-    let mut twin = view.services[0].clone();
-    twin.metadata.name = Some("another".to_owned());
-    view.services.push(twin);
-    let own = view
-        .slices
-        .iter()
-        .find(|slice| slice.name_any() == "chat-bursar-gateway");
-    let own = own.unwrap().clone();
-    for port in bursar_api::names::GATEWAY_PORTS {
-        let mut slice = own.clone();
-        let name = format!("gone-{port}");
-        slice.metadata.name = Some(format!("{name}-bursar-gateway"));
-        slice.metadata.owner_references = None;
-        slice
-            .labels_mut()
-            .insert("bursar.dev/workload".to_owned(), name);
-        let ports = slice.ports.as_mut().unwrap();
-        if ports[0].port != Some(i32::from(port)) {
-            ports[0].port = Some(i32::from(port));
-            view.slices.push(slice);
-        }
-    }
-    stage.leader.fill_caches(&view);
-    let key = Key::new(NAMESPACE, "chat");
-    let port = stage.leader.context.port(&key, None, stage.world.now);
-    assert_eq!(port, Err(crate::ports::NoPort::AllGiven));
-    stage.seconds(3).await;
-    assert_eq!(gateways(&stage, "chat"), [] as [&str; 0]);
-    assert_eq!(ready(&stage, "chat"), (0, pods(&stage)));
-    stage.seconds(65).await;
-    assert_eq!(
-        gateways(&stage, "chat"),
-        ["10.0.9.1"],
-        "it has a port again"
-    );
 }
 
 /// The addresses of the slice of this name, its family, and whether they are ready.
@@ -529,7 +414,7 @@ async fn create_theirs(stage: &Stage, name: &str) {
 }
 
 /// The addresses of gateways that a Service has by its slices, ready or not.
-fn gateways(stage: &Stage, name: &str) -> Vec<String> {
+pub(super) fn gateways(stage: &Stage, name: &str) -> Vec<String> {
     let slices: Vec<EndpointSlice> = stage.world.server.objects();
     let own = slices.into_iter().filter(|slice| {
         let label = slice.labels().get("kubernetes.io/service-name");
