@@ -325,7 +325,9 @@ impl RouteTable {
 
     /// Adds or updates a NetworkPolicy.
     pub(crate) fn apply_network_policy(&mut self, policy: &Lenient<NetworkPolicy>) {
-        if self.network_policies.apply(policy) {
+        let change = self.network_policies.apply(policy);
+        self.relist_policies |= change.others_fit;
+        if change.has_changed {
             let namespace = policy.namespace().unwrap_or_default();
             self.changed_policies.insert(namespace);
         }

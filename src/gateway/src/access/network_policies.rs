@@ -29,6 +29,15 @@ const MAX_NAMESPACE_TERMS: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct NetworkPolicies(BTreeMap<String, BTreeMap<String, KnownPolicy>>);
 
+/// What the update of a NetworkPolicy changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PolicyChange {
+    /// It says something else than before.
+    pub(crate) has_changed: bool,
+    /// Others of the namespace were left out and would fit now: they count once they are listed again.
+    pub(crate) others_fit: bool,
+}
+
 #[derive(Debug, PartialEq)]
 enum KnownPolicy {
     Ingress(IngressPolicy),
@@ -83,8 +92,8 @@ pub(crate) struct ReplicaPort {
 }
 
 impl NetworkPolicies {
-    /// Adds or updates a NetworkPolicy. Returns whether it says something else than before.
-    pub(crate) fn apply(&mut self, policy: &Lenient<NetworkPolicy>) -> bool {
+    /// Adds or updates a NetworkPolicy.
+    pub(crate) fn apply(&mut self, policy: &Lenient<NetworkPolicy>) -> PolicyChange {
         let (namespace, name) = service_key(policy);
         let policies = self.0.entry(namespace.clone()).or_default();
         let before = policies.remove(&name);
@@ -98,8 +107,15 @@ impl NetworkPolicies {
             false => KnownPolicy::LeftOut { terms },
         };
         let has_changed = before.as_ref() != Some(&known);
+        let terms_before = before.as_ref().map_or(0, KnownPolicy::terms);
+        let has_shrunk = known.terms() < terms_before;
         policies.insert(name, known);
-        has_changed
+        PolicyChange {
+            has_changed,
+            // where nothing became free nothing is listed again, so that two that take turns do not
+            // have the list read for ever
+            others_fit: has_shrunk && left_out_fits(policies),
+        }
     }
 
     /// Removes the NetworkPolicy of this namespace and name. Returns whether others of the namespace
@@ -109,10 +125,7 @@ impl NetworkPolicies {
             return false;
         };
         policies.remove(name);
-        let fits = policies.values().any(|policy| match policy {
-            KnownPolicy::LeftOut { terms } => has_room(policies, *terms),
-            _ => false,
-        });
+        let fits = left_out_fits(policies);
         if policies.is_empty() {
             self.0.remove(namespace);
         }
@@ -170,6 +183,14 @@ fn has_room(policies: &BTreeMap<String, KnownPolicy>, terms: usize) -> bool {
         (number + 1, taken + policy.terms())
     });
     number < MAX_POLICIES && taken + terms <= MAX_NAMESPACE_TERMS
+}
+
+/// Whether one of those that were left out would fit now.
+fn left_out_fits(policies: &BTreeMap<String, KnownPolicy>) -> bool {
+    policies.values().any(|policy| match policy {
+        KnownPolicy::LeftOut { terms } => has_room(policies, *terms),
+        _ => false,
+    })
 }
 
 fn unknown(reason: String) -> Access {
@@ -284,6 +305,13 @@ mod tests {
         json!({"podSelector": {}, "ingress": [{"ports": ports}]})
     }
 
+    /// A policy of about so many terms.
+    fn blocks(number: usize) -> Value {
+        let blocks = (0..number)
+            .map(|at| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", at / 256, at % 256)}}));
+        json!({"podSelector": {}, "ingress": [{"from": blocks.collect::<Vec<_>>()}]})
+    }
+
     #[test]
     fn everybody_may_reach_replicas_that_no_policy_selects() {
         for spec in [
@@ -387,15 +415,10 @@ mod tests {
 
     #[test]
     fn the_policies_of_a_namespace_have_a_bounded_number_of_terms() {
-        let blocks = |number: usize| -> Value {
-            let blocks = (0..number).map(
-                |at| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", at / 256, at % 256)}}),
-            );
-            json!({"podSelector": {}, "ingress": [{"from": blocks.collect::<Vec<_>>()}]})
-        };
         let mut policies = NetworkPolicies::default();
         for number in 0..4 {
-            assert!(policies.apply(&policy(&number.to_string(), &blocks(1_000))));
+            let change = policies.apply(&policy(&number.to_string(), &blocks(1_000)));
+            assert!(change.has_changed && !change.others_fit);
         }
         assert!(matches!(access(&policies), Access::Peers { .. }));
         policies.apply(&policy("further", &blocks(1_000)));
@@ -411,10 +434,48 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_shrinks_lets_one_that_was_left_out_be_listed_again() {
+        let mut policies = NetworkPolicies::default();
+        for number in 0..5 {
+            policies.apply(&policy(&number.to_string(), &blocks(1_000)));
+        }
+        assert!(matches!(access(&policies), Access::Unknown(_)));
+        let smaller = policies.apply(&policy("0", &blocks(990)));
+        assert!(!smaller.others_fit, "it does not fit yet");
+        let small = policies.apply(&policy("0", &blocks(10)));
+        assert!(small.others_fit, "it fits now");
+        // what the new list has
+        let again = policies.apply(&policy("4", &blocks(1_000)));
+        assert!(again.has_changed && !again.others_fit);
+        assert!(matches!(access(&policies), Access::Peers { .. }));
+    }
+
+    /// Two policies of which one fits at a time would have the list read for ever.
+    #[test]
+    fn a_policy_that_stays_as_it_is_has_nothing_listed_again() {
+        let mut policies = NetworkPolicies::default();
+        for (name, number) in [
+            ("0", 1_000),
+            ("1", 1_000),
+            ("2", 1_000),
+            ("3", 1_000),
+            ("4", 500),
+        ] {
+            policies.apply(&policy(name, &blocks(number)));
+        }
+        policies.delete(&("ns".to_owned(), "0".to_owned()));
+        for (name, number) in [("1", 1_000), ("2", 1_000), ("3", 1_000)] {
+            let change = policies.apply(&policy(name, &blocks(number)));
+            assert!(!change.others_fit, "{name}");
+        }
+    }
+
+    #[test]
     fn what_says_the_same_as_before_has_not_changed() {
         let mut policies = NetworkPolicies::default();
-        assert!(policies.apply(&policy("a", &open(json!([])))));
-        assert!(!policies.apply(&policy("a", &open(json!([])))));
-        assert!(policies.apply(&policy("a", &open(json!([{"port": 1}])))));
+        let mut has_changed = |spec: &Value| policies.apply(&policy("a", spec)).has_changed;
+        assert!(has_changed(&open(json!([]))));
+        assert!(!has_changed(&open(json!([]))));
+        assert!(has_changed(&open(json!([{"port": 1}]))));
     }
 }
