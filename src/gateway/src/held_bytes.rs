@@ -5,11 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
-
-use http_body::{Body, Frame, SizeHint};
 
 /// Bytes that are held, by namespace. Clones share them.
 #[derive(Debug, Clone)]
@@ -99,6 +95,11 @@ pub(crate) struct ByteReservation {
 }
 
 impl ByteReservation {
+    /// The bytes that it counts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Counts this many bytes more.
     ///
     /// # Errors
@@ -130,39 +131,6 @@ impl Drop for ByteReservation {
                 counts.namespaces.remove(&self.namespace);
             }
         }
-    }
-}
-
-/// The body of a response. The request's bytes are counted until it ends.
-#[derive(Debug)]
-pub(crate) struct CountedBody<B> {
-    body: B,
-    _room: Option<ByteReservation>,
-}
-
-impl<B> CountedBody<B> {
-    pub(crate) fn new(body: B, room: Option<ByteReservation>) -> Self {
-        Self { body, _room: room }
-    }
-}
-
-impl<B: Body + Unpin> Body for CountedBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod balancer;
+mod client_stream;
 mod demand;
 mod demand_server;
 mod held_bytes;

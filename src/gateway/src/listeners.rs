@@ -11,20 +11,21 @@ use bursar_runtime::listen::listen;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::held_bytes::{ByteReservation, CountedBody, HeldBytes};
+use crate::client_stream::{ClientStream, ClientWrites, CountedBody};
+use crate::held_bytes::{ByteReservation, HeldBytes};
 use crate::metrics::CauseLabel;
 use crate::refusal::Refusal;
 use crate::request::{ClientBody, LastResponse, RequestHandler};
 use crate::response_body::{self, ClientRead, ClientReads, StreamExecutor};
 use crate::service_key::ServiceKey;
-use crate::upstream::set_socket_options;
+use crate::upstream::{limit_unsent, set_socket_options};
 
 /// While a service has as many connections as it may, further ones wait in the kernel, and the
 /// number is checked this often.
@@ -48,8 +49,8 @@ const HEADER_BYTES: usize = 64;
 const MAX_STREAMS: u32 = 100;
 /// What an HTTP/2 client may send ahead of what is read, on a stream and on a connection.
 const HTTP2_WINDOW: u32 = 64 << 10;
-/// What is written ahead of what an HTTP/2 client reads, on a stream.
-const HTTP2_SEND_BUFFER: usize = 64 << 10;
+/// What is written ahead of what an HTTP/2 client reads, on a stream: less than what a request takes.
+const HTTP2_SEND_BUFFER: usize = 16 << 10;
 /// HTTP/2 clients get a ping this often, and have as long to answer it.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Refusals that are sent at shutdown have this long to reach their clients.
@@ -177,6 +178,13 @@ impl Listeners {
         self.failed.is_empty()
     }
 
+    /// The connections that are open.
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> usize {
+        // each listener is one of the tasks
+        self.connections.len() - self.open.len()
+    }
+
     /// Keeps no connection after its next answer, so that clients leave by themselves before connections
     /// are closed.
     pub(crate) fn begin_shutdown(&self) {
@@ -269,6 +277,9 @@ async fn serve_connection(
     closed: CancellationToken,
 ) {
     set_socket_options(&stream);
+    limit_unsent(&stream);
+    let writes = ClientWrites::new(handler.held_bytes().clone(), Arc::clone(&service));
+    let on_response = writes.clone();
     let limits = *handler.limits();
     let idle_timeout = limits.client_idle;
     // hyper's time for a head begins with the end of the answer before
@@ -294,11 +305,12 @@ async fn serve_connection(
         // those of a connection that is kept have bytes of their own
         let is_last_head = keeps || request.version() < Version::HTTP_2;
         let head = is_last_head.then(|| head.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let (handler, service, first_response, reads) = (
+        let (handler, service, first_response, reads, writes) = (
             handler.clone(),
             Arc::clone(&service),
             first_response.clone(),
             begin_read.clone(),
+            on_response.clone(),
         );
         async move {
             // a stream of HTTP/2 has begun with its task
@@ -306,6 +318,7 @@ async fn serve_connection(
                 peer,
                 head: head.flatten(),
                 read: response_body::take_stream_read().unwrap_or_else(|| reads.begin()),
+                writes,
                 keeps,
             };
             let response = handle_counted(&handler, &service, request, client).await;
@@ -332,7 +345,8 @@ async fn serve_connection(
         .initial_connection_window_size(HTTP2_WINDOW)
         .max_send_buf_size(HTTP2_SEND_BUFFER)
         .max_header_list_size(MAX_HEAD_BYTES);
-    let connection = builder.serve_connection(TokioIo::new(stream), handle);
+    let stream = ClientStream::new(stream, writes.clone());
+    let connection = builder.serve_connection(stream, handle);
     tokio::pin!(connection);
     let idle = async {
         tokio::time::timeout(idle_timeout, first_request.cancelled())
@@ -348,6 +362,9 @@ async fn serve_connection(
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(%peer, %error, "connection failed");
+                }
+                if writes.is_cut_off() {
+                    metrics.aborted_responses.get_or_create(&CauseLabel::CLIENT_STALLED).inc();
                 }
                 return;
             }
@@ -382,6 +399,8 @@ struct ClientRequest {
     head: Option<ByteReservation>,
     /// Lasts until the client has its answer.
     read: ClientRead,
+    /// What is written to it.
+    writes: ClientWrites,
     /// Its connection is kept after the answer.
     keeps: bool,
 }
@@ -398,6 +417,7 @@ async fn handle_counted(
         peer,
         head,
         read,
+        writes,
         keeps,
     } = client;
     let bytes = REQUEST_BYTES + head_bytes(&request);
@@ -409,12 +429,12 @@ async fn handle_counted(
             let refused = handler.refuse(refusal, &parts, Some(body), keeps).await;
             // counted until here, as the answer is complete now
             drop(read);
-            return refused.map(|body| CountedBody::new(body, head));
+            return refused.map(|body| CountedBody::new(body, head, writes));
         }
     };
     drop(head);
     let response = handler.handle(service, peer, request, read, keeps).await;
-    response.map(|body| CountedBody::new(body, Some(room)))
+    response.map(|body| CountedBody::new(body, Some(room), writes))
 }
 
 /// What the head of a request takes.

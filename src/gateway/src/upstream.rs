@@ -24,6 +24,8 @@ use crate::request_stream::UpstreamBody;
 
 /// What a connection to a replica reads ahead and holds back, in bytes. A response's head fits in it.
 const UPSTREAM_BUFFER: usize = 32 << 10;
+/// What the kernel takes of an answer before it has sent it, in bytes.
+const MAX_UNSENT: u32 = 32 << 10;
 /// A peer that vanishes without closing its connection is noticed after three of these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A replica that takes no connection within this time is given up. Pods answer within some
@@ -76,6 +78,14 @@ pub(crate) fn set_socket_options(stream: &TcpStream) {
         .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "cannot set the options of a connection");
+    }
+}
+
+/// Lets the kernel take no more of an answer than a little ahead of what it has sent to the client. It
+/// would take some megabytes for a client that reads nothing, which count in the gateway's memory.
+pub(crate) fn limit_unsent(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT) {
+        tracing::debug!(%error, "cannot limit what a connection has unsent");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tenants apart: what one holds leaves room for the others.
 
 use futures::future::join_all;
+use tokio::net::TcpSocket;
 
 use super::*;
 use crate::held_bytes::ByteReservation;
@@ -152,4 +153,93 @@ async fn a_connection_has_a_hundred_streams_at_a_time() {
     gateway.wait_for_held(100).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(gateway.held(), 100);
+}
+
+/// A replica that answers `/N` with N bytes.
+pub(super) async fn replica_of_sizes() -> SocketAddr {
+    let (listener, address) = replica_listener().await;
+    serve_connections(listener, |stream| async move {
+        let mut stream = BufReader::new(stream);
+        while let Some(head) = read_next_request(&mut stream).await {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let length: usize = path[1..].parse().unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            let answer = [head.as_bytes(), &vec![b'x'; length]].concat();
+            if stream.get_mut().write_all(&answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    address
+}
+
+/// A client that asks for an answer of so many bytes, and reads nothing of it.
+pub(super) async fn unread_answer(gateway: SocketAddr, length: usize) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(gateway).await.unwrap();
+    let request = format!("GET /{length} HTTP/1.1\r\nhost: chat\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    client
+}
+
+/// The connections that are open and the bytes that are counted, once they have not changed for 100 ms.
+async fn settled(gateway: &TestGateway) -> (usize, usize) {
+    let (mut last, mut same) = ((0, 0), 0);
+    while same < 20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let now = (
+            gateway.listeners.open_connections(),
+            gateway.held_bytes.total(),
+        );
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_counted_until_they_are_written() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    gateway.set_replica(Some(replica_of_sizes().await));
+    let (mut clients, mut uncounted) = (Vec::new(), Vec::new());
+    for length in (1..=64).map(|step| step * (32 << 10)) {
+        let before = settled(&gateway).await;
+        let client = unread_answer(gateway.address, length).await;
+        client.peek(&mut [0]).await.unwrap();
+        clients.push(client);
+        let (open, bytes) = settled(&gateway).await;
+        // one that the kernel has taken as a whole is not open any more
+        if open > before.0 && bytes < before.1 + (128 << 10) {
+            uncounted.push((length >> 10, (bytes - before.1) >> 10));
+        }
+    }
+    let (open, _) = settled(&gateway).await;
+    assert!(open > 10, "{open} are open");
+    assert_eq!(uncounted, [], "KiB of the answer, and of what is counted");
+    clients.clear();
+    let released = async {
+        while !gateway.held_bytes.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, released).await.unwrap();
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_cut_off_where_their_namespace_has_its_share() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    gateway.set_replica(Some(replica_of_sizes().await));
+    let _filled = fill(&gateway, 4 << 20);
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(unread_answer(gateway.address, 4 << 20).await);
+    }
+    let (open, _) = settled(&gateway).await;
+    // 2 MiB of 152 KiB each
+    assert!((8..=13).contains(&open), "{open} are open");
+    let aborted = &gateway.metrics.aborted_responses;
+    let stalled = aborted.get_or_create(&crate::metrics::CauseLabel::CLIENT_STALLED);
+    // some may have been refused
+    assert!(stalled.get() > 30, "{} are cut off", stalled.get());
 }

@@ -1,0 +1,215 @@
+//! The connection of a client as hyper writes to it. What hyper has taken of an answer lies in its
+//! buffers until the client reads, also after the answer's body has ended: until the kernel has it, its
+//! bytes are those of a request.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use http_body::{Body, Frame, SizeHint};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::held_bytes::{ByteReservation, HeldBytes, ShareUsed};
+use crate::service_key::ServiceKey;
+
+/// What an answer takes while its client does not read, in addition to what a request takes: 64 KiB
+/// and a chunk of 32 KiB that hyper has taken, and 32 KiB of the replica's connection.
+const UNREAD_BYTES: usize = 128 << 10;
+
+/// What is written to one client. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientWrites(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    held: HeldBytes,
+    service: Arc<ServiceKey>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The requests whose answers have begun and not ended.
+    open: usize,
+    /// The bytes of requests whose answers have ended, and may not be written as a whole.
+    ended: Vec<ByteReservation>,
+    /// The bytes of what the client does not read.
+    unread: Option<ByteReservation>,
+    /// Since when the client has taken nothing of what is to be written.
+    blocked_since: Option<Instant>,
+    /// It was cut off, as there was no room for what it does not read.
+    is_cut_off: bool,
+}
+
+impl ClientWrites {
+    /// Nothing is written yet to a client of this service.
+    pub(crate) fn new(held: HeldBytes, service: Arc<ServiceKey>) -> Self {
+        Self(Arc::new(Shared {
+            held,
+            service,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// An answer has ended: the bytes of its request count until all is written.
+    fn end(&self, room: Option<ByteReservation>) {
+        let mut state = self.lock();
+        state.open -= 1;
+        state.ended.extend(room);
+    }
+
+    /// Whether the connection was cut off because its namespace has no room for what the client does
+    /// not read.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.lock().is_cut_off
+    }
+
+    /// Notes what came of an attempt to write, and cuts a client off that does not read where its
+    /// namespace has no room for that.
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let mut state = self.lock();
+        if written.is_ready() {
+            state.blocked_since = None;
+            return written;
+        }
+        match self.count_unread(&mut state) {
+            Ok(()) => Poll::Pending,
+            Err(share) => {
+                state.is_cut_off = true;
+                Poll::Ready(Err(cut_off(share)))
+            }
+        }
+    }
+
+    /// Counts what hyper has of each answer.
+    fn count_unread(&self, state: &mut State) -> Result<(), ShareUsed> {
+        let answers = (state.open + state.ended.len()).max(1);
+        let unread = match &mut state.unread {
+            Some(unread) => unread,
+            unread => unread.insert(self.0.held.reserve(&self.0.service.0, 0)?),
+        };
+        unread.grow((answers * UNREAD_BYTES).saturating_sub(unread.bytes()))
+    }
+
+    /// All that was to be written is with the kernel.
+    fn flushed(&self) {
+        let mut state = self.lock();
+        (state.unread, state.blocked_since) = (None, None);
+        state.ended.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let state = &self.0.state;
+        state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn cut_off(share: ShareUsed) -> io::Error {
+    io::Error::other(format!("the client does not read its answer, and {share}"))
+}
+
+/// A client's connection, as hyper reads and writes it.
+#[derive(Debug)]
+pub(crate) struct ClientStream {
+    stream: TokioIo<TcpStream>,
+    writes: ClientWrites,
+}
+
+impl ClientStream {
+    pub(crate) fn new(stream: TcpStream, writes: ClientWrites) -> Self {
+        let stream = TokioIo::new(stream);
+        Self { stream, writes }
+    }
+}
+
+impl Read for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl Write for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.writes.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.writes.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls it once it has written all that it has.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.writes.flushed();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The body of a response. The request's bytes are counted until it is written to its client.
+#[derive(Debug)]
+pub(crate) struct CountedBody<B> {
+    body: B,
+    room: Option<ByteReservation>,
+    writes: ClientWrites,
+}
+
+impl<B> CountedBody<B> {
+    pub(crate) fn new(body: B, room: Option<ByteReservation>, writes: ClientWrites) -> Self {
+        writes.lock().open += 1;
+        Self { body, room, writes }
+    }
+}
+
+impl<B> Drop for CountedBody<B> {
+    fn drop(&mut self) {
+        self.writes.end(self.room.take());
+    }
+}
+
+impl<B: Body + Unpin> Body for CountedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
