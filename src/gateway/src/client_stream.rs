@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -68,6 +69,18 @@ impl ClientWrites {
         self.lock().is_cut_off
     }
 
+    /// Ends once the client has taken nothing of what is to be written for `limit`.
+    pub(crate) async fn stalled(&self, limit: Duration) {
+        loop {
+            let now = Instant::now();
+            let since = self.lock().blocked_since.unwrap_or(now);
+            if since + limit <= now {
+                return;
+            }
+            tokio::time::sleep_until(since + limit).await;
+        }
+    }
+
     /// Notes what came of an attempt to write, and cuts a client off that does not read where its
     /// namespace has no room for that.
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -76,6 +89,7 @@ impl ClientWrites {
             state.blocked_since = None;
             return written;
         }
+        state.blocked_since.get_or_insert_with(Instant::now);
         match self.count_unread(&mut state) {
             Ok(()) => Poll::Pending,
             Err(share) => {

@@ -378,7 +378,13 @@ async fn serve_connection(
             .is_err()
     };
     tokio::pin!(idle);
-    let stalled = reads.stalled(limits.client_stall, complete_timeout);
+    // what is left of an answer that is complete may be in a connection that is kept for much longer
+    let stalled = async {
+        tokio::select! {
+            () = reads.stalled(limits.client_stall, complete_timeout) => {}
+            () = writes.stalled(limits.client_stall) => {}
+        }
+    };
     tokio::pin!(stalled);
     let mut closing = false;
     loop {

@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use super::shares::{replica_of_sizes, unread_answer};
 use super::*;
 
 /// A replica that answers `/endless` without end and all else with twenty chunks, one every 100 ms.
@@ -116,4 +117,35 @@ async fn an_answer_in_whose_middle_the_replica_falls_silent_is_cut_off() {
         .aborted_responses
         .get_or_create(&crate::metrics::CauseLabel::REPLICA_SILENT);
     assert_eq!(silent.get(), 1);
+}
+
+/// Its last part may have been handed to the connection, whose idle time is much longer.
+#[tokio::test]
+async fn an_answer_that_is_not_read_to_its_end_is_cut_off_whether_connections_are_kept_or_not() {
+    let limits = Limits {
+        client_stall: Duration::from_millis(500),
+        ..LIMITS
+    };
+    for mode in ["OnDemand", "Always"] {
+        let mut gateway = TestGateway::with_limits(json!({"mode": mode}), limits).await;
+        gateway.set_replica(Some(replica_of_sizes().await));
+        let mut clients = Vec::new();
+        for length in (1..=64).map(|step| step * (8 << 10)) {
+            let client = unread_answer(gateway.address, length).await;
+            client.peek(&mut [0]).await.unwrap();
+            clients.push(client);
+        }
+        // an idle connection is closed after 20 s, and these are not idle
+        let cut_off = async {
+            while !gateway.held_bytes.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let cut_off = tokio::time::timeout(Duration::from_secs(10), cut_off).await;
+        let bytes = gateway.held_bytes.total();
+        assert!(cut_off.is_ok(), "{mode}: {bytes} bytes are held for nobody");
+        let aborted = &gateway.metrics.aborted_responses;
+        let stalled = aborted.get_or_create(&crate::metrics::CauseLabel::CLIENT_STALLED);
+        assert!(stalled.get() > 0, "{mode}");
+    }
 }
