@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -193,12 +194,32 @@ pub(crate) struct CountedBody<B> {
     body: B,
     room: Option<ByteReservation>,
     writes: ClientWrites,
+    is_stream: bool,
+    /// The last byte of the chunk before.
+    last_byte: Option<Bytes>,
 }
 
 impl<B> CountedBody<B> {
-    pub(crate) fn new(body: B, room: Option<ByteReservation>, writes: ClientWrites) -> Self {
+    /// `is_stream` says that the answer goes to a stream of HTTP/2.
+    ///
+    /// A stream's task ends once it has handed on its last chunk, of which the client need have room for
+    /// no more than a byte, and nothing says when the rest is written. But each chunk waits until there is
+    /// room for a byte behind all before it. So the last byte of each goes alone: when the body has
+    /// ended, its client has room for all but a byte of it.
+    pub(crate) fn new(
+        body: B,
+        room: Option<ByteReservation>,
+        writes: ClientWrites,
+        is_stream: bool,
+    ) -> Self {
         writes.lock().open += 1;
-        Self { body, room, writes }
+        Self {
+            body,
+            room,
+            writes,
+            is_stream,
+            last_byte: None,
+        }
     }
 }
 
@@ -208,22 +229,43 @@ impl<B> Drop for CountedBody<B> {
     }
 }
 
-impl<B: Body + Unpin> Body for CountedBody<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes> + Unpin> Body for CountedBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if let Some(last_byte) = self.last_byte.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last_byte))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = frame.map(|frame| {
+            frame.map(|frame| match self.is_stream {
+                true => frame.map_data(|mut chunk| {
+                    if chunk.len() > 1 {
+                        self.last_byte = Some(chunk.split_off(chunk.len() - 1));
+                    }
+                    chunk
+                }),
+                false => frame,
+            })
+        });
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.last_byte.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut size = self.body.size_hint();
+        let more = self.last_byte.as_ref().map_or(0, |_| 1);
+        if let Some(upper) = size.upper() {
+            size.set_upper(upper + more);
+        }
+        size.set_lower(size.lower() + more);
+        size
     }
 }

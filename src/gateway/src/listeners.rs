@@ -450,6 +450,7 @@ async fn handle_counted(
         writes,
         keeps,
     } = client;
+    let is_stream = request.version() >= Version::HTTP_2;
     let bytes = REQUEST_BYTES + head_bytes(&request);
     let room = match handler.held_bytes().reserve(&service.0, bytes) {
         Ok(room) => room,
@@ -459,12 +460,12 @@ async fn handle_counted(
             let refused = handler.refuse(refusal, &parts, Some(body), keeps).await;
             // counted until here, as the answer is complete now
             drop(read);
-            return refused.map(|body| CountedBody::new(body, head, writes));
+            return refused.map(|body| CountedBody::new(body, head, writes, is_stream));
         }
     };
     drop(head);
     let response = handler.handle(service, peer, request, read, keeps).await;
-    response.map(|body| CountedBody::new(body, Some(room), writes))
+    response.map(|body| CountedBody::new(body, Some(room), writes, is_stream))
 }
 
 /// What the head of a request takes.

@@ -243,3 +243,35 @@ async fn answers_that_nobody_reads_are_cut_off_where_their_namespace_has_its_sha
     // some may have been refused
     assert!(stalled.get() > 30, "{} are cut off", stalled.get());
 }
+
+/// The stream of an answer would end with a chunk of which its client takes the first bytes alone.
+#[tokio::test]
+async fn answers_whose_streams_have_no_window_are_counted_until_they_are_read() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    gateway.set_replica(Some(replica_of_sizes().await));
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let mut client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    client.initial_stream_window_size(100);
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let (sender, connection) = client.handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let answers = (0..20).map(|_| {
+        let body = http_body_util::Empty::<bytes::Bytes>::new();
+        let request = http::Request::get("http://chat/1000").body(body).unwrap();
+        sender.clone().send_request(request)
+    });
+    let answers: Vec<_> = answers.collect();
+    let answers = tokio::time::timeout(TIMEOUT, join_all(answers))
+        .await
+        .unwrap();
+    let (_, bytes) = settled(&gateway).await;
+    assert!(bytes >= 20 * (24 << 10), "{} KiB are counted", bytes >> 10);
+    drop(answers);
+    connection.abort();
+    let released = async {
+        while !gateway.held_bytes.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, released).await.unwrap();
+}
