@@ -1,6 +1,6 @@
 //! The GPUs and volumes that pods hold, by their specs and by claims: persistent volumes, and
 //! devices of dynamic resource allocation. A device or volume that several pods use is charged to
-//! the pod that was bound first.
+//! the pod that was bound first, of those that can use it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use kube::runtime::reflector::Store;
 use crate::cache::{Stores, cached};
 use crate::pod;
 use crate::pod_resources;
-use crate::resource_claim;
+use crate::resource_claim::{self, can_be_used_by};
 
 /// Gibibytes by storage class.
 type Volumes = BTreeMap<String, u32>;
@@ -406,16 +406,24 @@ impl Devices<'_> {
             .collect()
     }
 
-    /// The pod that each claim is charged to. Pods that have not ended precede those that have. Of
-    /// each, what an open charge has stays with it; the rest is charged to the pod that was bound
-    /// first. `pods` are in that order.
+    /// The pod that each claim is charged to. Pods that can use its devices precede those that cannot, and pods that
+    /// have not ended those that have. Of each, what an open charge has stays with it; the rest is charged to the
+    /// pod that was bound first. `pods` are in that order.
     fn owners(&self, pods: &[&Pod], open: &ChargedDevices) -> BTreeMap<String, Uid> {
         let with_claims = pods.iter().map(|pod| (*pod, self.gpu_claims_of(pod)));
-        let with_claims = with_claims.filter(|(_, claims)| !claims.is_empty());
-        let (ended, live): (Vec<PodClaims<'_>>, Vec<PodClaims<'_>>) =
-            with_claims.partition(|(pod, _)| pod::is_terminal(pod));
+        let with_claims: Vec<PodClaims<'_>> = with_claims
+            .filter(|(_, claims)| !claims.is_empty())
+            .collect();
         let mut owners: BTreeMap<String, Uid> = BTreeMap::new();
-        for stage in [live, ended] {
+        for (can_use, has_ended) in [(true, false), (true, true), (false, false), (false, true)] {
+            let of_stage = with_claims
+                .iter()
+                .filter(|(pod, _)| pod::is_terminal(pod) == has_ended);
+            let of_stage = of_stage.map(|(pod, claims)| {
+                let is_meant = |claim: &&Arc<ResourceClaim>| can_be_used_by(claim, pod) == can_use;
+                (*pod, claims.iter().filter(is_meant).cloned().collect())
+            });
+            let stage: Vec<PodClaims<'_>> = of_stage.collect();
             keep_charged(&mut owners, &stage, open);
             for (pod, claims) in &stage {
                 for claim in claims {

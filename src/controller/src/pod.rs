@@ -153,6 +153,30 @@ pub(crate) fn has_started(pod: &Pod) -> bool {
     matches!(phase(pod), Some("Running" | "Succeeded" | "Failed"))
 }
 
+/// When the first container of the pod began, which cannot be before the pod was bound. Of one that was started
+/// again the first start is not known, so it is the binding.
+pub(crate) fn began_at(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let containers = status.container_statuses.iter().flatten();
+    let init = status.init_container_statuses.iter().flatten();
+    let began = containers.chain(init).filter_map(|container| {
+        if container.restart_count > 0 {
+            return bound_at(pod);
+        }
+        let state = container.state.as_ref()?;
+        let running = state
+            .running
+            .as_ref()
+            .and_then(|state| state.started_at.as_ref());
+        let ended = state
+            .terminated
+            .as_ref()
+            .and_then(|state| state.started_at.as_ref());
+        Some(running.or(ended)?.0)
+    });
+    began.min()
+}
+
 fn phase(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.phase.as_deref()
 }

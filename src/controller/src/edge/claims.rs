@@ -23,7 +23,7 @@ pub(super) struct ClaimIndex {
     pods: HashMap<Key, PodClaims>,
     volumes: HashMap<Key, VolumeUsers>,
     /// The users of each ResourceClaim: the first of them is charged.
-    devices: HashMap<Key, BTreeSet<(SharingOrder, Key)>>,
+    devices: HashMap<Key, BTreeSet<DeviceUser>>,
     slices: DeviceSlices,
     /// Pods whose open charge has devices.
     charged: HashSet<Key>,
@@ -39,11 +39,22 @@ pub(super) struct Changes {
     pub(super) volumes: BTreeSet<Key>,
 }
 
+/// A pod that names a ResourceClaim. The first one of its users is charged: of those that can use its devices, if
+/// there are any.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct DeviceUser {
+    cannot_use: bool,
+    order: SharingOrder,
+    pod: Key,
+}
+
 /// The claims of one pod.
 #[derive(Clone, Default)]
 struct PodClaims {
     volumes: BTreeSet<Name>,
     devices: BTreeSet<Name>,
+    /// Those of them whose devices it cannot use.
+    unusable: BTreeSet<Name>,
     /// The node of a pod with devices.
     node: Option<Name>,
     order: SharingOrder,
@@ -84,9 +95,14 @@ struct DeviceSlices {
 type Pool = (String, String);
 
 impl PodClaims {
-    fn of(pod: &Pod, is_charged: bool) -> Self {
+    fn of(stores: &Stores, key: &Key, pod: &Pod, is_charged: bool) -> Self {
         let devices: BTreeSet<Name> = names(gpu_allocation::device_claims_of(pod));
+        let is_unusable = |name: &&Name| {
+            let claim = cached(&stores.device_claims, &claim_key(key, name));
+            claim.is_some_and(|claim| !resource_claim::can_be_used_by(&claim, pod))
+        };
         Self {
+            unusable: devices.iter().filter(is_unusable).cloned().collect(),
             volumes: names(gpu_allocation::volume_claims_of(pod)),
             node: pod::node_name(pod)
                 .filter(|_| !devices.is_empty())
@@ -107,6 +123,15 @@ impl PodClaims {
     fn is_bound(&self) -> bool {
         self.node.is_some()
     }
+
+    /// The pod as a user of one of its claims.
+    fn user(&self, key: &Key, claim: &Name) -> DeviceUser {
+        DeviceUser {
+            cannot_use: self.unusable.contains(claim),
+            order: self.order.clone(),
+            pod: key.clone(),
+        }
+    }
 }
 
 fn names(all: impl IntoIterator<Item = String>) -> BTreeSet<Name> {
@@ -123,7 +148,8 @@ fn claim_key(pod: &Key, name: &Name) -> Key {
 impl ClaimIndex {
     /// Updates the claims of a pod; `None` for one that has none, or is gone.
     pub(super) fn set(&mut self, stores: &Stores, key: &Key, pod: Option<&Pod>) {
-        let new = pod.map(|pod| PodClaims::of(pod, self.charged.contains(key)));
+        let is_charged = self.charged.contains(key);
+        let new = pod.map(|pod| PodClaims::of(stores, key, pod, is_charged));
         let old = self.pods.remove(key);
         self.set_claims(stores, key, old, new);
     }
@@ -155,10 +181,12 @@ impl ClaimIndex {
     /// Takes that a ResourceClaim changed.
     pub(super) fn note_devices(&mut self, stores: &Stores, claim: &Key) {
         let users = self.devices.get(claim).into_iter().flatten();
-        let users: Vec<Key> = users.map(|(_, pod)| pod.clone()).collect();
-        for pod in users {
-            self.set_volume_user(stores, &pod);
-            self.changed.pods.insert(pod);
+        let users: Vec<Key> = users.map(|user| user.pod.clone()).collect();
+        for key in users {
+            // who can use it may be others now
+            if let Some(pod) = cached(&stores.pods, &key) {
+                self.set(stores, &key, Some(&pod));
+            }
         }
     }
 
@@ -233,8 +261,8 @@ impl ClaimIndex {
     }
 
     fn owner(&self, claim: &Key) -> Option<&Key> {
-        let (_, owner) = self.devices.get(claim)?.first()?;
-        Some(owner)
+        let first = self.devices.get(claim)?.first()?;
+        Some(&first.pod)
     }
 
     /// Whether a volume claim is charged to a pod.
@@ -257,9 +285,9 @@ impl ClaimIndex {
             let claim = claim_key(key, name);
             let former = self.owner(&claim).cloned();
             let users = self.devices.entry(claim.clone()).or_default();
-            users.remove(&(old.order.clone(), key.clone()));
+            users.remove(&old.user(key, name));
             if now.is_bound() && now.devices.contains(name) {
-                users.insert((now.order.clone(), key.clone()));
+                users.insert(now.user(key, name));
             }
             if users.is_empty() {
                 self.devices.remove(&claim);

@@ -8,10 +8,10 @@ use bursar_apitest::faults::{Faults, WriteFault};
 use bursar_core::ledger::{Account, Charge};
 use bursar_core::money::Money;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use kube::Resource;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::leader::{Leader, View};
@@ -415,6 +415,71 @@ async fn devices_that_a_claim_holds_are_charged_by_what_they_say_of_themselves()
     assert_eq!(open(&stage, "whole"), None);
     let (_, line) = account(&stage).days().values().next().unwrap()[0].clone();
     assert!(line.cost.total() > Money::ZERO && line.estimated == Money::ZERO);
+}
+
+/// A pod that names a claim is bound by its user to a cheap node, before the pod that uses the devices.
+#[tokio::test]
+async fn a_claim_is_charged_to_a_pod_on_the_node_of_its_devices() {
+    let mut stage = stage().await;
+    devices(&stage).await;
+    let labels = json!({"node.kubernetes.io/instance-type": "small"});
+    let node = json!({"metadata": {"name": "cheap", "labels": labels}});
+    stage.world.create_all::<Node>(node).await;
+    let rows = json!([{"instanceType": "small", "gpus": 1, "pricePerHour": "0.36"}]);
+    let list = json!({"metadata": {"name": "a"}, "spec": {"currency": "USD", "nodes": rows}});
+    stage.world.create_all::<PriceList>(list).await;
+    let mut decoy = uses("pair");
+    decoy["nodeName"] = json!("cheap");
+    notebook(&stage, "decoy", decoy).await;
+    stage.seconds(3).await;
+    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
+    let here = json!([{"key": "metadata.name", "operator": "In", "values": ["node"]}]);
+    let selector = json!({"nodeSelectorTerms": [{"matchFields": here}]});
+    set_status::<ResourceClaim>(
+        &stage,
+        "pair",
+        json!({"allocation": {"nodeSelector": selector}}),
+    )
+    .await;
+    notebook(&stage, "real", uses("pair")).await;
+    stage.seconds(5).await;
+    assert!(open(&stage, "decoy").is_none());
+    let rate = open(&stage, "real").unwrap().rate().unwrap();
+    assert_eq!(rate.cost.compute, "14.4".parse().unwrap());
+}
+
+/// A pod goes on with the devices of a claim that is gone; another claim of its name has others.
+#[tokio::test]
+async fn a_claim_that_is_made_anew_is_charged_to_the_pod_that_began_after_it() {
+    let mut stage = stage().await;
+    devices(&stage).await;
+    claim(&stage, "one", "gpu.nvidia.com", &["gpu-0"]).await;
+    notebook(&stage, "first", uses("one")).await;
+    let running = |stage: &Stage| {
+        json!({"phase": "Running", "containerStatuses": [{
+            "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {"startedAt": stage.world.now.to_string()}},
+        }]})
+    };
+    let status = running(&stage);
+    set_status::<Pod>(&stage, "first", status).await;
+    stage.seconds(5).await;
+    let claims = stage.world.api::<ResourceClaim>();
+    claims
+        .delete("one", &DeleteParams::default())
+        .await
+        .unwrap();
+    stage.seconds(2).await;
+    claim(&stage, "one", "gpu.nvidia.com", &["gpu-1"]).await;
+    notebook(&stage, "second", uses("one")).await;
+    stage.seconds(2).await;
+    let status = running(&stage);
+    set_status::<Pod>(&stage, "second", status).await;
+    stage.seconds(10).await;
+    for name in ["first", "second"] {
+        let charge = open(&stage, name).unwrap();
+        assert_eq!(charge.attributes().gpus, 1, "{name}");
+    }
 }
 
 #[tokio::test]
