@@ -111,7 +111,7 @@ impl ServiceState {
     /// Whether some signal says how many replicas there should be, if only a little.
     fn has_opinion(&self) -> bool {
         let has_opinion = |rule: &SignalRule| match rule {
-            SignalRule::Latency(measure, _) => !self.latencies.has_no_opinion(*measure),
+            SignalRule::Latency(measure, _) => !self.abstains(*measure),
             SignalRule::Outside(_) | SignalRule::Gateway(_) | SignalRule::KvCacheUse(_) => true,
         };
         let spec = self.spec.as_ref();
@@ -119,6 +119,12 @@ impl ServiceState {
             spec.request_signal.target().is_some()
                 || spec.signals.iter().any(|(_, rule)| has_opinion(rule))
         })
+    }
+
+    /// Whether a latency says nothing of how many replicas there should be. In a rollout its values are left out,
+    /// which is no sign that there are none.
+    fn abstains(&self, measure: LatencyMeasure) -> bool {
+        !self.replaces_pods() && self.latencies.has_no_opinion(measure)
     }
 
     fn latency_signal(
@@ -136,7 +142,7 @@ impl ServiceState {
             of_engines(sources.replicas, now, |measures| {
                 measures.latencies.get(&measure)
             });
-        if self.latencies.has_no_opinion(measure) && self.has_opinion() {
+        if self.abstains(measure) && self.has_opinion() {
             demand.abstain();
         }
         if self.replaces_pods() {

@@ -2,7 +2,7 @@
 //! for a while, that leave, and that show their requests late.
 
 use bursar_core::model::Model;
-use bursar_core::model::event::{Counting, Event, Reading, Service};
+use bursar_core::model::event::{Counting, Deployment, Event, Reading, Rollout, Service};
 use bursar_core::scaling::RequestSignal;
 
 use crate::measures::{allowed, busy_for, counted, first_tokens, model_of, quick, reason};
@@ -146,5 +146,30 @@ fn an_objective_of_which_too_little_is_known_holds_no_replica_that_another_signa
             least = least.min(allowed(&model));
         }
         assert_eq!(least, expected, "{}", reason(&model));
+    }
+}
+
+#[test]
+fn a_long_rollout_leaves_a_busy_service_its_replicas_though_nothing_is_measured() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let service = Service {
+        request_signal: RequestSignal::Target(64),
+        ..quick()
+    };
+    let mut model = model_of(service, &names);
+    busy_for(&mut model, 1..40, &names, 10, true);
+    let deployment = Deployment {
+        replicas: 6,
+        first_ordinal: None,
+        rollout: Some(Rollout {
+            replaces: true,
+            ..Rollout::default()
+        }),
+        creation_failure: None,
+    };
+    tell(&mut model, 40, [Event::Deployment(key(), Some(deployment))]);
+    for second in 41..400 {
+        busy_for(&mut model, second..second + 1, &names, 10, true);
+        assert!(allowed(&model) >= 6, "at {second} s: {}", reason(&model));
     }
 }
