@@ -516,7 +516,8 @@ impl Charge {
         let now = (self.0.rates.last()).map_or(now, |last| now.max(last.from));
         if !(self.is_vague() || self.may_miss_labels(now))
             || self.0.attributes == attributes
-            || !matches!(catalog.price(&attributes, now), PriceLookup::Listed(_))
+            || !attributes.say_no_less_than(&self.0.attributes)
+            || !catalog.has_rows(&attributes, now)
         {
             return false;
         }

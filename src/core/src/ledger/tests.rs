@@ -8,8 +8,8 @@ use super::*;
 use crate::calendar::{Interval, Month};
 use crate::money::{Cost, Money};
 use crate::pricing::{
-    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
-    ResourceAmounts,
+    CapacityType, DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
+    ResourceAmounts, Share,
 };
 
 const START: i64 = 1_796_000_000;
@@ -272,6 +272,36 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
         !charge.update_attributes(&unlabelled(), &lists, at(95)),
         "a node that loses its labels changes nothing"
     );
+}
+
+#[test]
+fn labels_that_go_for_a_while_take_nothing_away_of_what_they_have_said() {
+    let lists = lists(3600, &[]);
+    let shared = PricingAttributes {
+        share: Share::WHOLE.divided_by(4),
+        capacity_type: Some(CapacityType::Spot),
+        ..attributes()
+    };
+    for less in [
+        PricingAttributes {
+            share: Share::WHOLE,
+            ..shared.clone()
+        },
+        PricingAttributes {
+            capacity_type: None,
+            ..shared.clone()
+        },
+    ] {
+        let mut charge = Charge::new("u".into(), "p".into(), shared.clone(), at(0));
+        charge.reprice(&lists, at(0));
+        assert!(!charge.update_attributes(&less, &lists, at(600)));
+        assert_eq!(charge.attributes(), &shared);
+        // what is said anew is taken
+        let mut charge = Charge::new("u".into(), "p".into(), less, at(0));
+        charge.reprice(&lists, at(0));
+        assert!(charge.update_attributes(&shared, &lists, at(600)));
+        assert!(!charge.update_attributes(&attributes(), &lists, at(1_000)));
+    }
 }
 
 #[test]

@@ -304,6 +304,36 @@ impl PricingAttributes {
         of_node.with_all_kinds(kinds)
     }
 
+    /// Whether these say all of the pod's GPUs and node that `known` do: labels that are gone for a while take
+    /// nothing away of what they have said.
+    pub fn say_no_less_than(&self, known: &Self) -> bool {
+        fn keeps<T>(known: Option<&T>, observed: Option<&T>) -> bool {
+            known.is_none() || observed.is_some()
+        }
+        let keeps_kind = |known: &OtherGpus, observed: &OtherGpus| {
+            keeps(known.model.as_ref(), observed.model.as_ref())
+                && keeps(
+                    known.gpu_memory_gib.as_ref(),
+                    observed.gpu_memory_gib.as_ref(),
+                )
+                && (known.share.is_whole() || !observed.share.is_whole())
+        };
+        let observed = self.all_kinds();
+        let keeps_kinds = known.all_kinds().iter().all(|kind| {
+            let same = observed
+                .iter()
+                .filter(|each| each.resource == kind.resource);
+            let mut same = same.peekable();
+            same.peek().is_none() || same.any(|each| keeps_kind(kind, each))
+        });
+        keeps_kinds
+            && keeps(known.instance_type.as_ref(), self.instance_type.as_ref())
+            && keeps(known.capacity_type.as_ref(), self.capacity_type.as_ref())
+            && keeps(known.region.as_ref(), self.region.as_ref())
+            && keeps(known.zone.as_ref(), self.zone.as_ref())
+            && keeps(known.node.as_ref(), self.node.as_ref())
+    }
+
     /// The attributes of each of the other kinds of GPUs by itself, without the pod's amounts.
     pub(super) fn of_other_gpus(&self) -> impl Iterator<Item = Self> {
         self.other_gpus.iter().map(|other| Self {

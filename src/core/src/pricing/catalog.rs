@@ -17,7 +17,7 @@ use crate::money::{Cost, Money, per_hour_for};
 
 use super::accelerators::share_by_name;
 use super::attributes::PricingAttributes;
-use super::breakdown::{Breakdown, PriceRow};
+use super::breakdown::{Breakdown, PriceComponent, PriceRow};
 use super::overhead::Overhead;
 use super::price_list::{Power, PriceList};
 
@@ -144,6 +144,14 @@ impl PriceCatalog {
         } else {
             PriceLookup::Provisional(quote)
         }
+    }
+
+    /// Whether a row gives the price of each kind of GPUs for which anything is listed.
+    pub fn has_rows(&self, attributes: &PricingAttributes, at: Timestamp) -> bool {
+        let is_stand_in =
+            |term: &PriceComponent<'_>| matches!(term.row, PriceRow::HighestListed { .. });
+        let breakdown = self.breakdown(attributes, at);
+        breakdown.is_some_and(|breakdown| !breakdown.terms.iter().any(is_stand_in))
     }
 
     /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of

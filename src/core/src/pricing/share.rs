@@ -50,7 +50,7 @@ impl Share {
     }
 
     /// One of `parts` equal parts of it.
-    pub(super) fn divided_by(self, parts: u32) -> Self {
+    pub(crate) fn divided_by(self, parts: u32) -> Self {
         self.scaled(1, parts)
     }
 
