@@ -336,9 +336,13 @@ impl Gpus {
 /// bound to it by `nodeName` without the resources that its node does not list, so the pod runs and holds
 /// none of them. A resource whose plugin is away is listed with zero units.
 fn may_get(stores: &Stores, pod: &Pod, resource: &str) -> bool {
-    let node = pod::node_name(pod).and_then(|name| cached(&stores.nodes, &Key::new("", name)));
-    let Some(status) = node.as_ref().and_then(|node| node.status.as_ref()) else {
+    let Some(name) = pod::node_name(pod) else {
         return true;
+    };
+    let node = cached(&stores.nodes, &Key::new("", name));
+    let Some(status) = node.as_ref().and_then(|node| node.status.as_ref()) else {
+        // no kubelet has admitted one that names a node that there is not
+        return pod::has_started(pod);
     };
     let mut listed = [&status.capacity, &status.allocatable]
         .into_iter()

@@ -111,6 +111,12 @@ async fn what_a_node_does_not_offer_is_held_by_no_pod_and_takes_no_price_from_th
     assert_eq!(charge.rate().unwrap().cost.compute, "7.2".parse().unwrap());
     assert!(charge.attributes().other_gpus.is_empty());
     assert!(open(&stage, "nothing").is_none());
+    let limits = json!({"nvidia.com/gpu": "8"});
+    let mut nowhere = pod(limits);
+    nowhere["nodeName"] = json!("nowhere");
+    notebook(&stage, "ghost", nowhere).await;
+    stage.seconds(5).await;
+    assert!(open(&stage, "ghost").is_none());
 }
 
 /// Case T3: every GPU resource counts, whatever stands first.
