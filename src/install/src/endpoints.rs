@@ -10,7 +10,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
-use crate::uninstall::{Error, NotFoundAsNone, POLL_INTERVAL};
+use crate::error::{Error, NotFoundAsNone};
+use crate::limits::POLL_INTERVAL;
 
 /// The label by which the cluster says whose a slice is.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

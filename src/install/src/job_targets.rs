@@ -13,8 +13,8 @@ use kube::api::{
 use kube::{Client, ResourceExt, discovery};
 use serde_json::{Map, Value, json};
 
+use crate::error::{Error, NotFoundAsNone};
 use crate::targets::remove_finalizer;
-use crate::uninstall::{Error, NotFoundAsNone};
 
 /// Kueue's own to suspend, by this label.
 const KUEUE_QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";

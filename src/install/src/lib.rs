@@ -2,6 +2,8 @@
 
 pub mod crds;
 mod endpoints;
+mod error;
 mod job_targets;
+mod limits;
 mod targets;
 pub mod uninstall;

@@ -13,7 +13,8 @@ use kube::api::{
 use kube::{Client, ResourceExt, discovery};
 use serde_json::{Value, json};
 
-use crate::uninstall::{Error, MAX_ATTEMPTS, NotFoundAsNone};
+use crate::error::{Error, NotFoundAsNone};
+use crate::limits::MAX_ATTEMPTS;
 
 /// Gives all of them back. Returns how many got other replicas than they had.
 ///

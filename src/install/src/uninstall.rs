@@ -23,12 +23,12 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::endpoints::{self, GivenBack};
+pub use crate::error::Error;
+use crate::error::{CONTROLLER_POD_SELECTOR, NotFoundAsNone};
+use crate::limits::{FINALIZER_TIMEOUT, MAX_ATTEMPTS, POLL_INTERVAL, STOP_TIMEOUT};
 use crate::{job_targets, targets};
 
 const CONTROLLER: &str = "bursar-controller";
-/// The labels of the controller's pods.
-const CONTROLLER_POD_SELECTOR: &str =
-    "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
 /// Let nobody but Bursar remove the finalizer, write its Services and change labels of replicas; whoever runs this command may be an
 /// administrator.
@@ -37,18 +37,12 @@ const GUARDS: [&str; 3] = [
     "bursar-owned-objects",
     "bursar-workload-labels",
 ];
-/// A controller that stops releases its Lease within a few seconds.
-const STOP_TIMEOUT: Duration = Duration::from_secs(90);
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// An API server reads its policies about once a second, so new pods still get the finalizer for a
 /// moment after the policy was deleted.
 const POLICY_LAG: Duration = Duration::from_secs(3);
 /// The command is done with pods after this many passes, [`POLICY_LAG`] apart, found no pod with
 /// the finalizer.
 const CLEAN_PASSES: u32 = 2;
-const FINALIZER_TIMEOUT: Duration = Duration::from_secs(90);
-/// Pods change while their finalizers are removed, so a conflicting write is repeated this often.
-pub(crate) const MAX_ATTEMPTS: u32 = 5;
 
 /// Arguments of `bursar uninstall`.
 #[derive(Debug, Clone, clap::Args)]
@@ -56,46 +50,6 @@ pub struct Options {
     /// Namespace in which Bursar is installed.
     #[arg(long, default_value = "bursar-system")]
     pub namespace: String,
-}
-
-/// The error with which `bursar uninstall` failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server refused a request, or could not be reached.
-    #[error("{what}: {source}")]
-    Api {
-        /// The step that failed.
-        what: String,
-        /// The error of the request.
-        source: Box<kube::Error>,
-    },
-    /// Pods of the controller did not end in time.
-    #[error("pods of the controller are still there after {} s; kubectl -n {namespace} get pods -l {CONTROLLER_POD_SELECTOR} says why", STOP_TIMEOUT.as_secs())]
-    ControllerStillRuns {
-        /// The namespace in which Bursar is installed.
-        namespace: String,
-    },
-    /// Pods got the finalizer again after its policy was deleted.
-    #[error("pods still get the finalizer {SPEND_FINALIZER} {} s after its policy has gone: stop what else adds it, such as a controller outside the cluster", FINALIZER_TIMEOUT.as_secs())]
-    FinalizersReappear,
-}
-
-/// Adds the step to an error, and turns "not found" into `None`.
-pub(crate) trait NotFoundAsNone<T> {
-    fn not_found_as_none(self, what: &str) -> Result<Option<T>, Error>;
-}
-
-impl<T> NotFoundAsNone<T> for Result<T, kube::Error> {
-    fn not_found_as_none(self, what: &str) -> Result<Option<T>, Error> {
-        match self {
-            Ok(value) => Ok(Some(value)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(source) => Err(Error::Api {
-                what: what.to_owned(),
-                source: Box::new(source),
-            }),
-        }
-    }
 }
 
 /// Stops the controller, deletes the admission policy, gives workloads and jobs of targetRefs back as they were, removes the finalizer from all pods, gives the replicas back to Services whose requests went through gateways, deletes the EndpointSlices, and lists
