@@ -18,6 +18,8 @@ use kube::ResourceExt;
 
 use crate::{pod_mark, pod_resources};
 
+/// Kubernetes' label of the pods of an Indexed Job.
+pub(crate) const INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 /// The kubelet writes a pod's first conditions within this time of the pod's start.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(10);
 

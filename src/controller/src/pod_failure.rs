@@ -3,10 +3,9 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
+use crate::pod::INDEX_LABEL;
 use crate::training::job::labelled_role;
 
-/// Kubernetes' label of the pods of an Indexed Job.
-pub(crate) const INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 /// Kubernetes' condition of a pod that the cluster takes away: evicted, preempted, by a taint, with its
 /// node.
 pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";

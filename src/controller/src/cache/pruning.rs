@@ -31,7 +31,6 @@ use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
 use crate::owned_fields::compared_fields;
 use crate::pod;
-use crate::pod_failure::INDEX_LABEL;
 use crate::resource_claim;
 
 /// How the cache of a kind treats its objects.
@@ -324,7 +323,7 @@ const READ_LABELS_OF_PODS: [&str; 9] = [
     "pod-template-hash",
     "app.kubernetes.io/name",
     "app.kubernetes.io/component",
-    INDEX_LABEL,
+    pod::INDEX_LABEL,
 ];
 
 impl CachePolicy for Pod {
