@@ -40,18 +40,6 @@ pub(crate) struct HoldQueue {
     shutdown: CancellationToken,
 }
 
-/// Whether a client may reach a service, as far as it is known when it connects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClientAccess {
-    /// Nothing speaks against it.
-    Open,
-    /// The service names pods or nodes, and the client is none that this gateway knows: perhaps a pod
-    /// that has just started.
-    NotFound,
-    /// It may not.
-    Denied,
-}
-
 impl HoldQueue {
     /// An empty queue; `routes` always has the current state of the cluster. A request waits for
     /// `pacing_timeout` at most because all ready replicas have as many requests as they should.
@@ -92,14 +80,10 @@ impl HoldQueue {
         self.shutdown.cancel();
     }
 
-    /// What is known of the client with this address before it has asked for anything.
-    pub(crate) fn client_access(&self, service: &ServiceKey, client: IpAddr) -> ClientAccess {
+    /// Whether the client with this address surely may not reach the service.
+    pub(crate) fn is_denied(&self, service: &ServiceKey, client: IpAddr) -> bool {
         let access = &self.routes.get(service).access;
-        match access.verdict(client, &self.directory) {
-            Verdict::Allowed | Verdict::Unknown(_) => ClientAccess::Open,
-            Verdict::NotFound(_) => ClientAccess::NotFound,
-            Verdict::Denied(_) => ClientAccess::Denied,
-        }
+        matches!(access.verdict(client, &self.directory), Verdict::Denied(_))
     }
 
     /// Waits until it is known whether the client with this address may reach the service.

@@ -20,7 +20,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::client_stream::{ClientStream, ClientWrites, CountedBody};
 use crate::held_bytes::{ByteReservation, HeldBytes};
-use crate::hold::ClientAccess;
 use crate::metrics::CauseLabel;
 use crate::refusal::Refusal;
 use crate::request::{ClientBody, LastResponse, RequestHandler};
@@ -34,12 +33,6 @@ const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Connections that clients who may not reach a service have to it at a time, to be told so. Further
 /// ones are closed at once, so that they take none of those of other clients.
 const MAX_DENIED_CONNECTIONS: usize = 16;
-/// Connections to a service that clients have at a time of whom nothing is known, where the service names
-/// pods or nodes: few pods send a request before their address is known. Further ones are closed as well.
-const MAX_NOT_FOUND_CONNECTIONS: usize = 64;
-/// The share of heads of such clients and of those that may not reach a service, so that they take none
-/// of its namespace's. No namespace has this name.
-const OUTSIDERS: &str = "";
 /// The most bytes that the head of a request may have.
 const MAX_HEAD_BYTES: u32 = 64 << 10;
 /// The most bytes of heads that are being read, of all connections together.
@@ -84,8 +77,8 @@ struct KeptConnection {
     service: Arc<ServiceKey>,
     /// One of the connections that the service's clients may have.
     slot: Arc<()>,
-    /// Nothing spoke against the client when it came: it has room of the service's.
-    is_open: bool,
+    /// It is one of those that have no room of the service's.
+    is_denied: bool,
     bytes: HeldBytes,
     /// The bytes of further heads, once it is kept.
     kept: Arc<Mutex<Option<ByteReservation>>>,
@@ -102,7 +95,7 @@ impl KeptConnection {
         }
         let most = self.handler.hold_queue().max_connections(&self.service) / 2;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_keep = self.is_open
+        let may_keep = !self.is_denied
             && self.handler.may_keep_clients(&self.service)
             && Arc::strong_count(&self.slot) <= most;
         if !may_keep {
@@ -231,48 +224,31 @@ async fn accept(
     (heads, kept): (HeldBytes, HeldBytes),
     closed: CancellationToken,
 ) {
-    let (slots, not_found_slots, denied_slots) = (Arc::new(()), Arc::new(()), Arc::new(()));
-    let service = Arc::new(service);
+    let (slots, denied_slots, service) = (Arc::new(()), Arc::new(()), Arc::new(service));
     loop {
         let accepted = async {
             while Arc::strong_count(&slots) > handler.hold_queue().max_connections(&service) {
                 tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
             }
             // accept() logs an error, such as too many open files, pauses and goes on
-            axum::serve::Listener::accept(&mut listener).await
+            let accepted = axum::serve::Listener::accept(&mut listener).await;
+            (accepted, head_room(&heads, &service.0).await)
         };
-        let (stream, peer) = tokio::select! {
+        let ((stream, peer), head) = tokio::select! {
             () = closed.cancelled() => return,
             accepted = accepted => accepted,
         };
-        let access = handler.hold_queue().client_access(&service, peer.ip());
-        let (slots, most) = match access {
-            ClientAccess::Open => (&slots, usize::MAX),
-            ClientAccess::NotFound => (&not_found_slots, MAX_NOT_FOUND_CONNECTIONS),
-            ClientAccess::Denied => (&denied_slots, MAX_DENIED_CONNECTIONS),
-        };
-        if Arc::strong_count(slots) > most {
-            continue;
-        }
-        let slot = Arc::clone(slots);
-        let head = match access {
-            ClientAccess::Open => tokio::select! {
-                () = closed.cancelled() => return,
-                head = head_room(&heads, &service.0) => head,
-            },
-            // nobody else's connection waits for one of these
-            ClientAccess::NotFound | ClientAccess::Denied => {
-                match heads.reserve(OUTSIDERS, MAX_HEAD_BYTES as usize) {
-                    Ok(head) => head,
-                    Err(_) => continue,
-                }
-            }
+        let is_denied = handler.hold_queue().is_denied(&service, peer.ip());
+        let slot = match is_denied {
+            false => Arc::clone(&slots),
+            true if Arc::strong_count(&denied_slots) > MAX_DENIED_CONNECTIONS => continue,
+            true => Arc::clone(&denied_slots),
         };
         let keep = KeptConnection {
             handler: handler.clone(),
             service: Arc::clone(&service),
             slot,
-            is_open: access == ClientAccess::Open,
+            is_denied,
             bytes: kept.clone(),
             kept: Arc::default(),
         };

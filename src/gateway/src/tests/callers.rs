@@ -128,31 +128,6 @@ async fn clients_that_may_not_reach_a_service_take_none_of_its_connections() {
 }
 
 #[tokio::test]
-async fn clients_that_are_no_pod_and_no_node_leave_the_connections_to_those_that_are() {
-    let only_own = json!({"maxHeldRequests": 0, "allowFrom": [{"podSelector": {}}]});
-    // longer than the test waits
-    let gateway = TestGateway::with_idle_timeout(only_own, 3 * TIMEOUT).await;
-    let key = ("ns".to_owned(), "web".to_owned());
-    let address = WEB.parse().unwrap();
-    gateway.directory.set_pod(&key, vec![address], &[].into());
-    gateway.directory.publish(true);
-    let mut silent = Vec::new();
-    for _ in 0..300 {
-        silent.push(TcpStream::connect(gateway.address).await.unwrap());
-    }
-    let answer = complete_from(WEB, gateway.address).await;
-    assert!(answer.contains("queue_full"), "{answer}");
-    // some stay open: a pod that has just started would be one of them
-    let others_closed = async {
-        while gateway.listeners.open_connections() > 64 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, others_closed).await.unwrap();
-    assert_eq!(gateway.listeners.open_connections(), 64);
-}
-
-#[tokio::test]
 async fn the_network_policies_of_the_replicas_count_where_the_service_says_nothing() {
     let process = GatewayProcess::start(Duration::from_secs(60)).await;
     process.wait_for_readiness("200 OK").await;
