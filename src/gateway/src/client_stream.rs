@@ -28,7 +28,8 @@ pub(crate) struct ClientWrites(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    held: HeldBytes,
+    /// What all clients do not read.
+    all_unread: HeldBytes,
     service: Arc<ServiceKey>,
     state: Mutex<State>,
 }
@@ -49,9 +50,9 @@ struct State {
 
 impl ClientWrites {
     /// Nothing is written yet to a client of this service.
-    pub(crate) fn new(held: HeldBytes, service: Arc<ServiceKey>) -> Self {
+    pub(crate) fn new(all_unread: HeldBytes, service: Arc<ServiceKey>) -> Self {
         Self(Arc::new(Shared {
-            held,
+            all_unread,
             service,
             state: Mutex::default(),
         }))
@@ -105,7 +106,7 @@ impl ClientWrites {
         let answers = (state.open + state.ended.len()).max(1);
         let unread = match &mut state.unread {
             Some(unread) => unread,
-            unread => unread.insert(self.0.held.reserve(&self.0.service.0, 0)?),
+            unread => unread.insert(self.0.all_unread.reserve(&self.0.service.0, 0)?),
         };
         unread.grow((answers * UNREAD_BYTES).saturating_sub(unread.bytes()))
     }
@@ -124,7 +125,9 @@ impl ClientWrites {
 }
 
 fn cut_off(share: ShareUsed) -> io::Error {
-    io::Error::other(format!("the client does not read its answer, and {share}"))
+    io::Error::other(format!(
+        "the client does not read its answer, as others do not: {share}"
+    ))
 }
 
 /// A client's connection, as hyper reads and writes it.

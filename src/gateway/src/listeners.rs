@@ -278,7 +278,7 @@ async fn serve_connection(
 ) {
     set_socket_options(&stream);
     limit_unsent(&stream);
-    let writes = ClientWrites::new(handler.held_bytes().clone(), Arc::clone(&service));
+    let writes = ClientWrites::new(handler.unread_bytes().clone(), Arc::clone(&service));
     let on_response = writes.clone();
     let limits = *handler.limits();
     let idle_timeout = limits.client_idle;

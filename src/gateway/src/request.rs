@@ -129,6 +129,11 @@ impl RequestHandler {
         self.0.body_reader.held_bytes()
     }
 
+    /// The bytes of all answers that clients do not read.
+    pub(crate) fn unread_bytes(&self) -> &HeldBytes {
+        self.0.body_reader.unread_bytes()
+    }
+
     pub(crate) fn hold_queue(&self) -> &HoldQueue {
         &self.0.hold_queue
     }

@@ -23,6 +23,9 @@ const MAX_READ_AHEAD: u64 = 64 << 10;
 /// The most bytes of all requests together: bodies, heads, connections and streams. Half of the
 /// memory that the chart gives a gateway; the rest is for what is not counted.
 const MAX_HELD_BYTES: usize = 512 << 20;
+/// What clients do not read of their answers takes as much at most. It takes nothing of the share that requests
+/// have: an answer that has begun is not to be cut off because others wait.
+const MAX_UNREAD_BYTES: usize = 128 << 20;
 /// What the name and the value of a trailer take in addition to their text.
 const TRAILER_BYTES: usize = 64;
 /// A body may take as many times as long as a client may send nothing. So a client that sends a byte
@@ -39,6 +42,7 @@ pub(crate) struct BodyReader {
     /// The number of bodies of each service that are being read.
     reading: Arc<Mutex<BTreeMap<ServiceKey, usize>>>,
     held_bytes: HeldBytes,
+    unread_bytes: HeldBytes,
     idle_timeout: Duration,
 }
 
@@ -48,6 +52,7 @@ impl BodyReader {
         Self {
             reading: Arc::default(),
             held_bytes: HeldBytes::new(MAX_HELD_BYTES),
+            unread_bytes: HeldBytes::new(MAX_UNREAD_BYTES),
             idle_timeout,
         }
     }
@@ -55,6 +60,11 @@ impl BodyReader {
     /// The bytes of all requests.
     pub(crate) fn held_bytes(&self) -> &HeldBytes {
         &self.held_bytes
+    }
+
+    /// The bytes of all answers that clients do not read.
+    pub(crate) fn unread_bytes(&self) -> &HeldBytes {
+        &self.unread_bytes
     }
 
     /// Reads a body until `deadline`, unless `max_reads` bodies of the service are being read

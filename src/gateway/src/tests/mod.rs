@@ -51,6 +51,7 @@ struct TestGateway {
     directory: Directory,
     demand: DemandTracker,
     held_bytes: HeldBytes,
+    unread_bytes: HeldBytes,
     address: SocketAddr,
     listeners: Listeners,
 }
@@ -81,6 +82,7 @@ impl TestGateway {
             limits,
         );
         let held_bytes = handler.held_bytes().clone();
+        let unread_bytes = handler.unread_bytes().clone();
         let mut listeners = Listeners::new(handler);
         let port = free_port().await;
         assert!(listeners.sync(&[(port, chat())].into()).await);
@@ -92,6 +94,7 @@ impl TestGateway {
             directory,
             demand,
             held_bytes,
+            unread_bytes,
             address,
             listeners,
         };
