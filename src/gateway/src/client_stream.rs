@@ -42,6 +42,10 @@ struct State {
     ended: Vec<ByteReservation>,
     /// The bytes of what the client does not read.
     unread: Option<ByteReservation>,
+    /// Some answers go to streams of HTTP/2.
+    has_streams: bool,
+    /// Something was written since the last flush.
+    has_written: bool,
     /// Since when the client has taken nothing of what is to be written.
     blocked_since: Option<Instant>,
     /// It was cut off, as there was no room for what it does not read.
@@ -89,6 +93,7 @@ impl ClientWrites {
         let mut state = self.lock();
         if written.is_ready() {
             state.blocked_since = None;
+            state.has_written = true;
             return written;
         }
         state.blocked_since.get_or_insert_with(Instant::now);
@@ -111,10 +116,20 @@ impl ClientWrites {
         unread.grow((answers * UNREAD_BYTES).saturating_sub(unread.bytes()))
     }
 
-    /// All that was to be written is with the kernel.
-    fn flushed(&self) {
+    /// All that was written is with the kernel. With HTTP/1 that is all there was to write. With HTTP/2 each
+    /// frame is flushed before the next one is taken, so nothing waits only if nothing was written since
+    /// the flush before; another one is asked for.
+    fn flushed(&self, context: &Context<'_>) {
         let mut state = self.lock();
-        (state.unread, state.blocked_since) = (None, None);
+        state.blocked_since = None;
+        let has_written = std::mem::take(&mut state.has_written);
+        if state.has_streams && has_written {
+            if state.unread.is_some() || !state.ended.is_empty() {
+                context.waker().wake_by_ref();
+            }
+            return;
+        }
+        state.unread = None;
         state.ended.clear();
     }
 
@@ -177,11 +192,10 @@ impl Write for ClientStream {
         self.stream.is_write_vectored()
     }
 
-    /// hyper calls it once it has written all that it has.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.writes.flushed();
+            self.writes.flushed(context);
         }
         flushed
     }
@@ -215,7 +229,10 @@ impl<B> CountedBody<B> {
         writes: ClientWrites,
         is_stream: bool,
     ) -> Self {
-        writes.lock().open += 1;
+        let mut state = writes.lock();
+        state.open += 1;
+        state.has_streams |= is_stream;
+        drop(state);
         Self {
             body,
             room,

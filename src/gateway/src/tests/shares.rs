@@ -297,3 +297,66 @@ async fn answers_whose_streams_have_no_window_are_counted_until_they_are_read() 
     };
     tokio::time::timeout(TIMEOUT, released).await.unwrap();
 }
+
+/// Each frame of HTTP/2 is flushed by itself, which says nothing of those that wait.
+#[tokio::test]
+async fn answers_that_wait_for_one_connection_are_counted_until_the_last_is_written() {
+    const ANSWERS: usize = 100;
+    let mut gateway = TestGateway::new(json!({})).await;
+    gateway.set_replica(Some(replica_of_sizes().await));
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(gateway.address).await.unwrap();
+    let (mut from_gateway, mut to_gateway) = stream.into_split();
+    let (client, relay) = tokio::io::duplex(64 << 10);
+    let (mut from_client, mut to_client) = tokio::io::split(relay);
+    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_gateway).await });
+    let (go_on, is_told) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let mut first = (&mut from_gateway).take(100 << 10);
+        tokio::io::copy(&mut first, &mut to_client).await.unwrap();
+        is_told.await.unwrap();
+        tokio::io::copy(&mut from_gateway, &mut to_client).await
+    });
+    let mut builder =
+        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    builder
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(16 << 20);
+    let handshake = builder.handshake(hyper_util::rt::TokioIo::new(client));
+    let (sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let answers = (0..ANSWERS).map(|_| {
+        let body = http_body_util::Empty::<bytes::Bytes>::new();
+        let request = http::Request::get("http://chat/16000").body(body).unwrap();
+        let mut sender = sender.clone();
+        tokio::spawn(async move {
+            let answer = sender.send_request(request).await.unwrap();
+            let body = http_body_util::BodyExt::collect(answer.into_body())
+                .await
+                .unwrap();
+            body.to_bytes().len()
+        })
+    });
+    let answers: Vec<_> = answers.collect();
+    let (_, bytes) = settled(&gateway).await;
+    assert!(
+        bytes >= ANSWERS / 5 * 4 * (24 << 10),
+        "{} KiB are counted",
+        bytes >> 10
+    );
+    go_on.send(()).unwrap();
+    for answer in answers {
+        let length = tokio::time::timeout(TIMEOUT, answer)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(length, 16_000);
+    }
+    let released = async {
+        while !gateway.held_bytes.is_empty() || !gateway.unread_bytes.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, released).await.unwrap();
+}
