@@ -61,6 +61,13 @@ pub(crate) struct Readings {
     pub(crate) conditions: Vec<(String, String, String)>,
     /// Why signals cannot be read.
     pub(crate) signal_errors: Vec<String>,
+    /// The words of the reason, without its numbers.
+    pub(crate) reason: String,
+}
+
+/// The words of a text, without its numbers: amounts and times may be others each second.
+pub(crate) fn words(text: &str) -> String {
+    text.replace(|each: char| each.is_ascii_digit(), "")
 }
 
 /// How the status that is computed now differs from the one that the object has.

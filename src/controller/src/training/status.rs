@@ -18,6 +18,7 @@ use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
 use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
+    words,
 };
 use crate::training::job::RoleJob;
 use crate::within_budget::within_budget;
@@ -307,6 +308,8 @@ fn readings(status: &TrainingJobStatus) -> Readings {
         limited_by: status.limited_by,
         amounts: spend_status::settled_amounts(status.spend.as_ref()),
         conditions: reading_conditions(&status.conditions, &[WITHIN_BUDGET]),
+        // workers that run, or wait for a node, are in the same phase
+        reason: words(&status.reason),
         ..Readings::default()
     }
 }
@@ -364,4 +367,22 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
     states.extend(parts.paused.clone());
     states.extend(parts.target.map(|target| target.condition.clone()));
     states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_in_other_words_is_written_before_long_and_other_numbers_are_not() {
+        let readings_of = |reason: &str| {
+            readings(&TrainingJobStatus {
+                reason: reason.to_owned(),
+                ..TrainingJobStatus::default()
+            })
+        };
+        let waits = readings_of("2 of its 4 workers wait for a node");
+        assert_ne!(waits, readings_of("4 workers run"));
+        assert_eq!(waits, readings_of("1 of its 4 workers wait for a node"));
+    }
 }
