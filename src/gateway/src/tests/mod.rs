@@ -158,6 +158,16 @@ impl TestGateway {
         tokio::time::timeout(TIMEOUT, idle).await.unwrap();
     }
 
+    /// Waits until neither requests nor answers that nobody reads have any bytes.
+    async fn wait_until_released(&self) {
+        let released = async {
+            while !self.held_bytes.is_empty() || !self.unread_bytes.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(TIMEOUT, released).await.unwrap();
+    }
+
     /// Waits until this many requests are held.
     async fn wait_for_held(&self, count: u64) {
         let reached = async {

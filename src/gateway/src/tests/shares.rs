@@ -121,12 +121,7 @@ async fn held_requests_and_their_heads_are_bounded_in_bytes_and_another_tenants_
         let _ = join_all(held).await;
         gateway.wait_for_held(0).await;
         drop(filled);
-        let released = async {
-            while !gateway.held_bytes.is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(TIMEOUT, released).await.unwrap();
+        gateway.wait_until_released().await;
     }
 }
 
@@ -223,12 +218,7 @@ async fn answers_that_nobody_reads_are_counted_until_they_are_written() {
     assert!(open > 10, "{open} are open");
     assert_eq!(uncounted, [], "KiB of the answer, and of what is counted");
     clients.clear();
-    let released = async {
-        while !gateway.held_bytes.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, released).await.unwrap();
+    gateway.wait_until_released().await;
 }
 
 #[tokio::test]
@@ -290,12 +280,7 @@ async fn answers_whose_streams_have_no_window_are_counted_until_they_are_read() 
     assert!(bytes >= 20 * (24 << 10), "{} KiB are counted", bytes >> 10);
     drop(answers);
     connection.abort();
-    let released = async {
-        while !gateway.held_bytes.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, released).await.unwrap();
+    gateway.wait_until_released().await;
 }
 
 /// Each frame of HTTP/2 is flushed by itself, which says nothing of those that wait.
@@ -353,10 +338,5 @@ async fn answers_that_wait_for_one_connection_are_counted_until_the_last_is_writ
             .unwrap();
         assert_eq!(length, 16_000);
     }
-    let released = async {
-        while !gateway.held_bytes.is_empty() || !gateway.unread_bytes.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, released).await.unwrap();
+    gateway.wait_until_released().await;
 }
