@@ -165,18 +165,22 @@ pub(crate) fn began_at(pod: &Pod) -> Option<Timestamp> {
         if container.restart_count > 0 {
             return bound_at(pod);
         }
-        let state = container.state.as_ref()?;
-        let running = state
-            .running
-            .as_ref()
-            .and_then(|state| state.started_at.as_ref());
-        let ended = state
-            .terminated
-            .as_ref()
-            .and_then(|state| state.started_at.as_ref());
-        Some(running.or(ended)?.0)
+        started_at(container.state.as_ref()?)
     });
     began.min()
+}
+
+/// When a container that runs or has ended was started.
+fn started_at(state: &ContainerState) -> Option<Timestamp> {
+    let running = state
+        .running
+        .as_ref()
+        .and_then(|state| state.started_at.as_ref());
+    let ended = state
+        .terminated
+        .as_ref()
+        .and_then(|state| state.started_at.as_ref());
+    running.or(ended).map(|time| time.0)
 }
 
 fn phase(pod: &Pod) -> Option<&str> {
@@ -284,24 +288,13 @@ pub(crate) fn was_ready(pod: &Pod) -> bool {
 /// Since when the pod has worked: when it became ready or, if that was missed, when its last
 /// container started.
 pub(crate) fn first_ready_or_started_at(pod: &Pod) -> Option<Timestamp> {
-    let started = |state: &ContainerState| {
-        let running = state
-            .running
-            .as_ref()
-            .and_then(|state| state.started_at.as_ref());
-        let ended = state
-            .terminated
-            .as_ref()
-            .and_then(|state| state.started_at.as_ref());
-        running.or(ended).map(|time| time.0)
-    };
     ready_since(pod)
         .filter(|at| *at > Timestamp::MIN)
         .or_else(|| {
             let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
             let starts = statuses
                 .iter()
-                .filter_map(|container| started(container.state.as_ref()?));
+                .filter_map(|container| started_at(container.state.as_ref()?));
             starts
                 .max()
                 .filter(|at| at.as_second() > 0 && is_terminal(pod))
